@@ -29,7 +29,7 @@ FEW_ROWS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class KeptOutcomes:
     """What a run was told, judged by other metrics.
 
     Attributes:
@@ -41,13 +41,13 @@ class Told:
     rounds: Iterable[tuple[Round, Outcomes]]
 
 
-def revalued(run: Run, facts: GameFacts, told: Told, *, same: bool) -> Run:
+def revalued(run: Run, facts: GameFacts, kept: KeptOutcomes, *, same: bool) -> Run:
     """The run as it would be, had its rows been judged by the metrics of `facts`.
 
     Args:
         run: that is over.
         facts: of the game as the run sees it, whose first metric is the question.
-        told: outcomes of the run's own rounds.
+        kept: outcomes of the run's own rounds.
         same: whether the first metric is the run's own, so that what it decided counts.
 
     Raises:
@@ -56,7 +56,7 @@ def revalued(run: Run, facts: GameFacts, told: Told, *, same: bool) -> Run:
     """
     for kind, revalue in _WAYS.items():
         if isinstance(run, kind):
-            part: Run = revalue(run, facts, told, same)
+            part: Run = revalue(run, facts, kept, same)
             return part
     raise _without_rows(run)
 
@@ -147,9 +147,9 @@ def foreign_rows() -> RunFolderError:
     )
 
 
-def _regression(run: RegressionRun, facts: GameFacts, told: Told, same: bool) -> Run:  # noqa: ARG001
-    rows = _Rows(run, facts, told.ends)
-    for asked, outcomes in _behind_pilot(rows, told.rounds):
+def _regression(run: RegressionRun, facts: GameFacts, kept: KeptOutcomes, same: bool) -> Run:  # noqa: ARG001
+    rows = _Rows(run, facts, kept.ends)
+    for asked, outcomes in _behind_pilot(rows, kept.rounds):
         rows.tell(asked, outcomes)
     return rows.done()
 
@@ -163,13 +163,13 @@ def _behind_pilot(
             yield asked, outcomes
 
 
-def _repair(run: RepairRun, facts: GameFacts, told: Told, same: bool) -> Run:  # noqa: ARG001
-    rows = _Rows(run.regression, facts, told.ends)
+def _repair(run: RepairRun, facts: GameFacts, kept: KeptOutcomes, same: bool) -> Run:  # noqa: ARG001
+    rows = _Rows(run.regression, facts, kept.ends)
     part = copy.copy(run)
     part.facts, part.regression = facts, rows.part
     table, parts, schedule = control.ControlTable.none(), [], run.schedule
     rows.part.table = None
-    for number, (asked, outcomes) in enumerate(told.rounds):
+    for number, (asked, outcomes) in enumerate(kept.rounds):
         if schedule.has_entries(number):
             images = run.order[schedule.place(number)[0]]
             parts.append(entries_of(outcomes))
@@ -184,11 +184,11 @@ def _repair(run: RepairRun, facts: GameFacts, told: Told, same: bool) -> Run:  #
     return part
 
 
-def _auto(run: AutoRun, facts: GameFacts, told: Told, same: bool) -> Run:
-    rows, stars = _Rows(run.regression, facts, told.ends), _Stars(run, facts)
+def _auto(run: AutoRun, facts: GameFacts, kept: KeptOutcomes, same: bool) -> Run:
+    rows, stars = _Rows(run.regression, facts, kept.ends), _Stars(run, facts)
     part = copy.copy(run)
     part.facts, part.regression, part.star = facts, rows.part, None
-    for asked, outcomes in _behind_pilot(rows, told.rounds):
+    for asked, outcomes in _behind_pilot(rows, kept.rounds):
         if rows.are_next(asked):
             rows.tell(asked, outcomes)
         else:

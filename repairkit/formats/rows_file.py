@@ -275,7 +275,7 @@ class RowsWriter:
             columns["images"].add(images)
             columns["parts"].add(np.array([[n_rows, per_row, self.n_told]]))
 
-    def told(self, n_rounds: int) -> None:
+    def settle(self, n_rounds: int) -> None:
         """The run was told what was added; `n_rounds` in all."""
         self.n_told = n_rounds
         self._told = {name: column.length for name, column in self._columns.items()}
@@ -323,16 +323,16 @@ class RowsWriter:
         if self.place != draft:
             self.place.rename(draft)
         draft.mkdir(parents=True, exist_ok=True)
-        told = np.zeros((0, 3), np.int64)
+        settle = np.zeros((0, 3), np.int64)
         if self.n_told > 1:
             parts = _load(draft, "parts")
-            told = parts[parts[:, 2] < self.n_told]
-        each = np.where(told[:, 1] == 0, n_images, told[:, 1])
-        n_rows, n_entries = int(told[:, 0].sum()), int((told[:, 0] * each).sum())
+            settle = parts[parts[:, 2] < self.n_told]
+        each = np.where(settle[:, 1] == 0, n_images, settle[:, 1])
+        n_rows, n_entries = int(settle[:, 0].sum()), int((settle[:, 0] * each).sum())
         n_bytes = -(-sum(site["channels"] for site in self.document["sites"]) // 8)
         _write_static(draft, self.document, self.scored, self.ends)
         for name, kind, of_each, length in (
-            ("parts", np.dtype("<i8"), (3,), len(told)),
+            ("parts", np.dtype("<i8"), (3,), len(settle)),
             ("coalitions", np.dtype("u1"), (n_bytes,), n_rows),
             ("images", np.dtype("<i4"), (), n_entries),
             ("outputs", dtype, shape, n_entries),

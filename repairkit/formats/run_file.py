@@ -330,14 +330,14 @@ def scores_csv(
     layers: framework.LayerMap | None = None,
     *,
     without: Collection[int] = (),
-    told: ScoreSize | None = None,
+    score_size: ScoreSize | None = None,
 ) -> str:
     """The table as text: numbers in their shortest exact form, names never a formula."""
     text = io.StringIO()
-    rows = with_sizes(scores_table(scores, filters, layers, without=without), told)
+    rows = with_sizes(scores_table(scores, filters, layers, without=without), score_size)
     names = ("filter", "site") if layers is None else ("filter", "site", "layer")
     extra = [*(f"{FURTHER}{metric}" for metric in scores.metrics[1:]), *names[2:]]
-    extra += [] if told is None else ["size"]
+    extra += [] if score_size is None else ["size"]
     # csv.writer does not quote a carriage return, and readers take it for a line end.
     broken = any("\r" in row[name] for row in rows for name in names)
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
@@ -439,8 +439,8 @@ class RunFolder:
     ) -> None:
         """Write what a finished run leaves, together, and remove the table of an earlier curve."""
         (self.path / CURVE_FILE).unlink(missing_ok=True)
-        told = document.get("score_size")
-        table = scores_csv(scores, roster.filters, layers, without=without, told=told)
+        score_size = document.get("score_size")
+        table = scores_csv(scores, roster.filters, layers, without=without, score_size=score_size)
         with outputs(self.path) as drafts:
             drafts.write(self.scores_file, table.encode())
             if details:

@@ -104,9 +104,9 @@ def _text(words: str) -> str:
 
 def _label(ax: Axes, x: Axis, y: Axis) -> None:
     ticker = needed("matplotlib.ticker", "plot", "plot()")
-    for axis, told in ((ax.xaxis, x), (ax.yaxis, y)):
-        axis.set_label_text(_text(told.title))
-        if told.whole:
+    for axis, scale in ((ax.xaxis, x), (ax.yaxis, y)):
+        axis.set_label_text(_text(scale.title))
+        if scale.whole:
             axis.set_major_locator(ticker.MaxNLocator(integer=True))
     ax.grid(axis="y", color="#dcdfe0", linewidth=0.8)
     ax.set_axisbelow(True)

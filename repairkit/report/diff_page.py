@@ -154,8 +154,8 @@ def _change_word(n: int) -> str:
 
 
 def _filters(document: Document) -> ChangeTable:
-    found = document["filters"]
-    sides = [{row["filter"]: row for row in found[f"frozen_in_{side}"]} for side in "ab"]
+    frozen = document["filters"]
+    sides = [{row["filter"]: row for row in frozen[f"frozen_in_{side}"]} for side in "ab"]
     layered = any("layer" in row for each in sides for row in each.values())
     patch = document["patch"] or {"frozen": []}
     partly = {row["filter"]: row for row in patch["frozen"] if row.get("gain")}

@@ -101,8 +101,8 @@ def _limits(document: Document, *, grouped: bool) -> list[str]:
         f"- Data: {safe(parts['how'])}{'' if document['objective'] is None else counts}",
     ]
     lines += [f"- {safe(text)}" for text in overlap_warnings(parts)]
-    told = [*document.get("notes", []), *promise_in_words(document)]
-    lines += [f"- {safe(by_layers(text, layers_of(document)))}" for text in told]
+    notes = [*document.get("notes", []), *promise_in_words(document)]
+    lines += [f"- {safe(by_layers(text, layers_of(document)))}" for text in notes]
     if grouped:
         lines.append(
             "- Groups were looked at to choose and to judge. The repaired model takes the images "

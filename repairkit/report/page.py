@@ -169,13 +169,13 @@ def run_facts(document: Document) -> dict[str, Any]:
 
 def _of_sizes(run: Document) -> str:
     """Of which image size the values are, where they are of two."""
-    told = run.get("score_size")
-    if told is None:
+    size = run.get("score_size")
+    if size is None:
         return ""
-    small, full = (f"{height}x{width}" for height, width in (told["size"], told["full"]))
+    small, full = (f"{height}x{width}" for height, width in (size["size"], size["full"]))
     return (
-        f" Only {count(len(told['filters']), 'value')} at the ends of the ranking "
-        f"{'is' if len(told['filters']) == 1 else 'are'} of images of {full}; all others are of "
+        f" Only {count(len(size['filters']), 'value')} at the ends of the ranking "
+        f"{'is' if len(size['filters']) == 1 else 'are'} of images of {full}; all others are of "
         f"{small} and say nothing of {full}."
     )
 

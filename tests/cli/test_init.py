@@ -167,7 +167,7 @@ def test_what_is_written_is_what_is_read(
         inputs=inputs, columns=(1, 3), seed=5, threshold=0.25,
     )  # fmt: skip
     proposal = Proposal(
-        model=folder / "m.onnx", settings=settings, found=(), group_columns=(), doubt=""
+        model=folder / "m.onnx", settings=settings, sentences=(), group_columns=(), doubt=""
     )
     read = tomllib.loads(proposal.toml(folder))
     assert (read["model"], read["data"], read["label"]) == ("m.onnx", "d.npz", label)

@@ -15,7 +15,7 @@ from repairkit.estimators.auto import Auto, AutoRun
 from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.linear.regression import Regression, RegressionRun, widen_errors
 from repairkit.estimators.linear.repair_values import RepairRegression, RepairRun
-from repairkit.estimators.revaluing import Told, revalued
+from repairkit.estimators.revaluing import KeptOutcomes, revalued
 from repairkit.estimators.walking.permutation import Permutation
 from tests.estimators.linear.test_control import ImageGame
 from tests.games import SoftGame, TableGame, any_values, noisy
@@ -46,9 +46,9 @@ class TwoMetrics:
         scores = np.concatenate([first, np.abs(first - 0.3) + 0.1 * first**2], axis=2)
         return Outcomes(scores[:, :, self.order])
 
-    def told(self, played: list[Round]) -> Told:
+    def kept(self, played: list[Round]) -> KeptOutcomes:
         ends, *rounds = played
-        return Told(self.play(ends), ((round, self.play(round)) for round in rounds))
+        return KeptOutcomes(self.play(ends), ((round, self.play(round)) for round in rounds))
 
 
 def soft() -> Game:
@@ -93,7 +93,7 @@ def assert_same(one: Scores, other: Scores) -> None:
 def test_the_same_metrics_give_the_same_run(name: str) -> None:
     game, run, played = ran(name)
     again = TwoMetrics(game)
-    found = revalued(run, again.facts, again.told(played), same=True)
+    found = revalued(run, again.facts, again.kept(played), same=True)
     assert_same(found.read(), run.read())
 
 
@@ -101,7 +101,7 @@ def test_the_same_metrics_give_the_same_run(name: str) -> None:
 def test_another_metric_is_valued_as_if_it_had_stood_beside_the_first(name: str) -> None:
     game, run, played = ran(name)
     other = TwoMetrics(game, (1, 0))
-    found = revalued(run, other.facts, other.told(played), same=False).read()
+    found = revalued(run, other.facts, other.kept(played), same=False).read()
     beside = run.read()
     scale = np.abs(beside.values[:, 1]).max()
     np.testing.assert_allclose(found.values[:, 0], beside.values[:, 1], rtol=0, atol=1e-5 * scale)
@@ -125,7 +125,7 @@ def test_rows_of_another_run_are_refused(name: str) -> None:
     swapped = [*played[:-2], played[-1], played[-2]]
     for rounds in (swapped, played[:-1]):
         with pytest.raises(RunFolderError, match="not those of the run's checkpoint"):
-            revalued(run, again.facts, again.told(rounds), same=True)
+            revalued(run, again.facts, again.kept(rounds), same=True)
 
 
 def test_a_run_without_rows_is_refused() -> None:
@@ -133,7 +133,7 @@ def test_a_run_without_rows_is_refused() -> None:
     run = estimate(both, Permutation(), budget=Budget(50), seed=0).run
     assert run is not None
     with pytest.raises(SettingsError, match="has no rows"):
-        revalued(run, both.facts, both.told(both.rounds), same=True)
+        revalued(run, both.facts, both.kept(both.rounds), same=True)
 
 
 @pytest.mark.parametrize("n_rows", [40, 90, 180])

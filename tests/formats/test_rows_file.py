@@ -66,14 +66,14 @@ ROUNDS = [round_of(1, 6, 1), round_of(2, 3, 4), round_of(3, 2, None), round_of(4
 def write(folder: Path, *, first: int = 0, last: int = len(ROUNDS)) -> RowsWriter:
     writer = RowsWriter(folder, DOCUMENT, SCORED, ENDS, n_told=first + 1 if first else 0)
     writer.check()
-    writer.told(first + 1)
+    writer.settle(first + 1)
     for number in range(first, last):
         asked, outputs = ROUNDS[number]
         half = len(asked) // 2  # a round may come in parts
         for part in (slice(half), slice(half, None)):
             images = None if asked.images is None else asked.images[part]
             writer.add(Round(asked.coalitions[part], images), outputs[part])
-        writer.told(number + 2)
+        writer.settle(number + 2)
     return writer
 
 

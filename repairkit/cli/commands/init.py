@@ -69,7 +69,7 @@ def _may_ask(choice: InitOptions, answer: AnswerOptions) -> bool:
 def _tell(proposal: "Proposal") -> None:
     from repairkit.cli import printing
 
-    for sentence in proposal.found:
+    for sentence in proposal.sentences:
         printing.say(sentence)
     if proposal.doubt:
         printing.say(f"note: the preprocessing is doubtful: {proposal.doubt}")

@@ -180,14 +180,14 @@ class _Freezing:
     moved: NDArray[np.float64]
 
     def changes(self) -> list[filters.Change]:
-        nodes, own = self.layer.nodes, self.layer.bias_slot
+        nodes, bias_slot = self.layer.nodes, self.layer.bias_slot
         if nodes.norm is not None:
             places = [(nodes.norm, 1, "scale"), (nodes.norm, 2, "bias")]
         elif nodes.add is not None:
             places = [(nodes.add, self.layer.add_slot or 0, "bias")]
-            places += [] if own is None else [(nodes.node, own, "own_bias")]
-        elif own is not None:
-            places = [(nodes.node, own, "bias")]
+            places += [] if bias_slot is None else [(nodes.node, bias_slot, "own_bias")]
+        elif bias_slot is not None:
+            places = [(nodes.node, bias_slot, "bias")]
         else:
             return [*self._kernel(), self._added_bias()]
         return [*self._kernel(), *(self._kept(*place) for place in places)]

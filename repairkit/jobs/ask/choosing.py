@@ -130,10 +130,10 @@ def _words_of(path: Path) -> list[str]:
         ) from error
     wrong = next((word for word in words if not re.fullmatch(r"\d+(-\d+)?", word)), None)
     if wrong is not None or not words:
-        found = "it is empty" if wrong is None else f"found {wrong[:40]!r}"
+        problem = "it is empty" if wrong is None else f"found {wrong[:40]!r}"
         raise SettingsError(
             f"--images {path}: holds image numbers, one in a line, counted from 0 in the order of "
-            f"the data; {found}"
+            f"the data; {problem}"
         )
     return words
 

@@ -164,10 +164,10 @@ class Keeper:
         logger.info("%s", _size_in_words(folder, each, most_rows))
         document["rows"] = self.kept
 
-    def told(self, n_rounds: int) -> None:
+    def settle(self, n_rounds: int) -> None:
         """The run was told a round; `n_rounds` in all."""
         if self._writer is not None:
-            self._writer.told(n_rounds)
+            self._writer.settle(n_rounds)
 
     @property
     def kept(self) -> KeptCounts:

@@ -21,7 +21,7 @@ from repairkit.estimators.driving.checkpoint import CheckpointStore
 from repairkit.estimators.driving.playing import as_told, seen_by_run
 from repairkit.estimators.linear.ridge import LEAST_ROWS
 from repairkit.estimators.registry import make_estimator
-from repairkit.estimators.revaluing import FEW_ROWS, Told, cut, revalued, rows_of
+from repairkit.estimators.revaluing import FEW_ROWS, KeptOutcomes, cut, revalued, rows_of
 from repairkit.formats.rows_file import KeptRows
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.metrics.catalogue import make_metric
@@ -185,9 +185,9 @@ class Replay:
                 f"{self.folder}: its rows hold several images each, so that nothing can be said of "
                 "some of them; score with --set images_per_coalition=1 --keep-rows"
             )
-        found = self._read(part_of, metrics, ends, positions, drawn)
-        few = LEAST_ROWS <= found.n_rows < FEW_ROWS * self.rows.n_filters
-        return replace(found, widened=few)
+        answer = self._read(part_of, metrics, ends, positions, drawn)
+        few = LEAST_ROWS <= answer.n_rows < FEW_ROWS * self.rows.n_filters
+        return replace(answer, widened=few)
 
     def _together(
         self, metrics: tuple[Metric, ...], part: Suite, positions: Indices | None, *, same: bool
@@ -289,8 +289,8 @@ def _play_ends(replay: Replay, played: ModelGame) -> game.Outcomes:
 
 def _revalued(replay: Replay, played: ModelGame, facts: game.GameFacts, *, same: bool) -> Run:
     seen = seen_by_run(facts)
-    told = Told(_play_ends(replay, played), _rounds(replay, played, facts))
-    return revalued(_checkpointed(replay, seen), seen, told, same=same)
+    kept = KeptOutcomes(_play_ends(replay, played), _rounds(replay, played, facts))
+    return revalued(_checkpointed(replay, seen), seen, kept, same=same)
 
 
 def _rounds(

@@ -98,9 +98,9 @@ def _aspects(document: Mapping[str, Any], changes: GraphChanges) -> Iterator[str
 
 def _about_filters(frozen: FrozenFilters) -> str:
     parts = [
-        f"{counted(len(found), 'filter')} {'is' if len(found) == 1 else 'are'} frozen in {side}"
-        for found, side in ((frozen.in_a, "A"), (frozen.in_b, "B"))
-        if found
+        f"{counted(len(filters), 'filter')} {'is' if len(filters) == 1 else 'are'} frozen in {side}"
+        for filters, side in ((frozen.in_a, "A"), (frozen.in_b, "B"))
+        if filters
     ]
     return f" {_listed(parts)}." if parts else ""
 

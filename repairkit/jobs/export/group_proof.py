@@ -118,7 +118,7 @@ def prove_in_groups(
     n_all, n_done = sum(site.n_channels for site in pair.sites), 0
     with stage("mapping", total=n_all, unit="filters") as tell, ThreadPoolExecutor(1) as pool:
 
-        def told(n_more: int) -> None:
+        def report(n_more: int) -> None:
             tell(n_done + n_more)
             if on_progress is not None:
                 on_progress(n_done + n_more, n_all)
@@ -129,8 +129,8 @@ def prove_in_groups(
                 bench = _Bench(pair, model, suffix, images, pool)
                 _prove_layer(bench, each, usual[each.site.name], rng)
             n_done += int(each.proven.sum())
-            told(0)
-        homes, left = _prove_the_rest(pair, usual, layers, max(n_alone, _FEWEST_LEFT), told)
+            report(0)
+        homes, left = _prove_the_rest(pair, usual, layers, max(n_alone, _FEWEST_LEFT), report)
     return _with_proof(mapping.layer_map(pair, homes, left), layers, reading.n_images)
 
 
@@ -140,9 +140,9 @@ def _drawn(known: Sequence[Layer], reading: Reading, n_alone: int, rng: Generato
     apart = {layer.name: reading.told_apart[layer.name] for layer in read}
     filters_of = [
         (name, int(channel))
-        for name, told in apart.items()
-        if len(told) > 1
-        for channel in np.flatnonzero(told)
+        for name, channels in apart.items()
+        if len(channels) > 1
+        for channel in np.flatnonzero(channels)
     ]
     chosen = rng.choice(len(filters_of), min(_SWAPS, len(filters_of)), replace=False)
     swapped: dict[str, list[int]] = {layer.name: [] for layer in read}
@@ -152,15 +152,15 @@ def _drawn(known: Sequence[Layer], reading: Reading, n_alone: int, rng: Generato
     share = n_alone / max(1, sum(layer.n_channels for layer in read))
     drawn = []
     for layer in read:
-        told = np.flatnonzero(apart[layer.name])
-        n_here = min(len(told), max(_FEWEST_ALONE, int(share * layer.n_channels)))
+        distinct = np.flatnonzero(apart[layer.name])
+        n_here = min(len(distinct), max(_FEWEST_ALONE, int(share * layer.n_channels)))
         others = rng.integers(1, max(2, layer.n_channels), len(swapped[layer.name]))
         drawn.append(
             _Layer(
                 layer=layer,
                 site=reading.homes[layer.name],
                 told_apart=apart[layer.name],
-                alone=np.sort(rng.choice(told, n_here, replace=False)),
+                alone=np.sort(rng.choice(distinct, n_here, replace=False)),
                 partners={
                     channel: (channel + int(step)) % layer.n_channels
                     for channel, step in zip(swapped[layer.name], others, strict=True)
@@ -357,7 +357,7 @@ def _prove_the_rest(
     usual: mapping.UsualValues,
     layers: Sequence[_Layer],
     most: int,
-    told: Tell,
+    report: Tell,
 ) -> tuple[dict[str, filters.Site], dict[str, NDArray[np.intp]]]:
     """Freeze up to `most` of the channels that are not proven, each alone, as in a small model.
 
@@ -381,7 +381,7 @@ def _prove_the_rest(
     for name, channels in unproven.items():
         tried[name] = channels[:most]
         most -= len(tried[name])
-    left = mapping.prove_one_by_one(pair, usual, homes, tried, told)
+    left = mapping.prove_one_by_one(pair, usual, homes, tried, report)
     by_name = {each.layer.name: each for each in layers}
     for name, channels in unproven.items():
         alone = np.setdiff1d(tried[name], left[name])
@@ -391,11 +391,11 @@ def _prove_the_rest(
     return homes, unproven
 
 
-def _with_proof(found: LayerMap, layers: Sequence[_Layer], n_images: int) -> LayerMap:
+def _with_proof(known: LayerMap, layers: Sequence[_Layer], n_images: int) -> LayerMap:
     """The map with the record of how it was proven."""
     by_name = {each.layer.name: each for each in layers}
     mapped = []
-    for one in found.layers:
+    for one in known.layers:
         if one.layer.name in by_name:
             alone = tuple(sorted(by_name[one.layer.name].one_by_one))
         else:  # no channel was in a group
@@ -412,4 +412,4 @@ def _with_proof(found: LayerMap, layers: Sequence[_Layer], n_images: int) -> Lay
         n_images=n_images,
         seed=SEED,
     )
-    return replace(found, layers=tuple(mapped), groups=proof)
+    return replace(known, layers=tuple(mapped), groups=proof)

@@ -79,12 +79,12 @@ def prove_layers(pair: Pairing, *, on_progress: Done | None = None) -> LayerMap:
     n_all = sum(len(c) for c in every.values())
     with stage("mapping", total=n_all, unit="filters") as tell:
 
-        def told(n_done: int) -> None:
+        def report(n_done: int) -> None:
             tell(n_done)
             if on_progress is not None:
                 on_progress(n_done, n_all)
 
-        left = prove_one_by_one(pair, usual, homes, every, told)
+        left = prove_one_by_one(pair, usual, homes, every, report)
     return layer_map(pair, homes, left)
 
 

@@ -131,9 +131,12 @@ def _company(subject: workbench.Subject) -> str:
     if not mixers:
         return ""
     many = f" and {len(mixers) - 1} more" if len(mixers) > 1 else ""
-    how = "image by image" if step is None else f"in batches of {step}, in the order of the data"
+    batches = (
+        "image by image" if step is None else f"in batches of {step}, in the order of the data"
+    )
     return (
-        f"an image's answer depends on those beside it, so that it is run {how}: {mixers[0]}{many}"
+        f"an image's answer depends on those beside it, so that it is run {batches}: "
+        f"{mixers[0]}{many}"
     )
 
 

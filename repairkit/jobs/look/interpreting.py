@@ -217,8 +217,8 @@ def _figures(
     outputs, annotations = game.outputs(coalition), suite.annotations
     metric = bench.metrics((value,))[0]
     scores = metric.score(outputs, annotations)
-    found = float(scores @ metric.weights(annotations)) if metric.per_image else float(scores)
-    figures = {value: found}
+    figure = float(scores @ metric.weights(annotations)) if metric.per_image else float(scores)
+    figures = {value: figure}
     if annotations.groups is not None and bench.n_classes and bench.form is not None:
         right = bench.form.predictions(outputs) == annotations.labels
         for group, name in enumerate(annotations.group_names):

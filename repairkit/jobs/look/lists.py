@@ -112,8 +112,10 @@ def list_metrics() -> tuple[ListedMetric, ...]:
                 ", ".join(_NEEDS[need] for need in sorted(definition.needs)),
             )
         )
-    own = "a function of yours: outputs, labels and attributes in, one number or one per image out"
-    return (*listed, ListedMetric("module:function", own, "as it says", "number", ""))
+    yours = (
+        "a function of yours: outputs, labels and attributes in, one number or one per image out"
+    )
+    return (*listed, ListedMetric("module:function", yours, "as it says", "number", ""))
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,8 @@ class ListedMethod:
 
 def list_methods() -> tuple[ListedMethod, ...]:
     """Every method; the last is one of the user's own."""
-    own = ListedMethod("module:object", "an estimator of yours", "as it asks")
-    return (*(ListedMethod(name, *_METHODS[name]) for name in METHODS), own)
+    yours = ListedMethod("module:object", "an estimator of yours", "as it asks")
+    return (*(ListedMethod(name, *_METHODS[name]) for name in METHODS), yours)
 
 
 @dataclass(frozen=True)

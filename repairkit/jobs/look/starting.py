@@ -46,7 +46,7 @@ class Proposal:
 
     model: Path
     settings: Settings
-    found: tuple[str, ...]
+    sentences: tuple[str, ...]
     group_columns: tuple[ListedColumn, ...]
     doubt: str
 
@@ -97,7 +97,7 @@ class Proposal:
             "classes": list(self.settings.class_names),
             "preprocessing": preprocessing_words(self.settings.preprocessing),
             "metrics": list(self.settings.metrics),
-            "found": list(self.found),
+            "found": list(self.sentences),
             "doubt": self.doubt,
         }
 
@@ -156,39 +156,39 @@ def propose(subject: Subject, settings: Settings) -> Proposal:
         SettingsError: there is no data, or a setting makes no sense.
     """
     data_file(settings)
-    bench, found = bench_with_look(subject, settings), []
+    bench, sentences = bench_with_look(subject, settings), []
     for _ in range(_MOST_LOOKS - 1):
         better = None if isinstance(bench, str) else _better(bench, settings)
         if better is None:
             break
         settings, sentence = better
-        found.append(sentence)
+        sentences.append(sentence)
         bench = bench_with_look(subject, settings)
     if isinstance(bench, str):
         raise errors.SettingsError(f"{subject.file.path}: {bench}")
     settings = bench.settings
     if bench.look is None:
-        found.append(
+        sentences.append(
             "the preprocessing was not checked: "
             f"{bench.unjudged or 'the data gives no labels for it'}"
         )
     else:
-        found += first_look_lines(bench.look.to_json())
+        sentences += first_look_lines(bench.look.to_json())
     names = _class_names(bench)
     if names and not settings.class_names:
         settings = replace(settings, class_names=names)
-        found.append(f"classes in the order of the outputs: {', '.join(names)}")
+        sentences.append(f"classes in the order of the outputs: {', '.join(names)}")
     columns = _group_columns(bench)
     if len(columns) == 1 and not settings.groups:
         settings = replace(settings, groups=(columns[0].name,))
-        found.append(f"images are grouped by {columns[0].name}")
+        sentences.append(f"images are grouped by {columns[0].name}")
     doubt = bench.unjudged
     if bench.look is not None and bench.look.doubt:
         doubt = f"{bench.look.doubt}; {bench.look.remedy}"
     return Proposal(
         model=subject.file.path,
         settings=settings,
-        found=tuple(found),
+        sentences=tuple(sentences),
         group_columns=columns,
         doubt=doubt,
     )

@@ -57,15 +57,15 @@ class Excluded:
         more = metric not in document.get("less_is_better", [])
         values = scores.values[:, scores.metrics.index(metric)]
         players = top_players(values, share, more=more)
-        told: ExcludedFilters = {
+        record: ExcludedFilters = {
             "run": "this run",
             "key": document["key"],
             "metric": metric,
             "share": share,
             "filters": [roster.filters[player].id for player in players],
         }
-        known = Excluded(frozenset(players), told)
-        document["excluded"] = told
+        known = Excluded(frozenset(players), record)
+        document["excluded"] = record
         document["notes"] += known.notes
         return known
 

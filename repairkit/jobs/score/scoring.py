@@ -315,7 +315,7 @@ def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estima
         while unwritten:
             unwritten.pop().write(document)
         if keeper is not None:
-            keeper.told(spent.rounds)
+            keeper.settle(spent.rounds)
         watch.on_round(run, spent)
         if report is not None:
             report(run, spent)

@@ -86,7 +86,7 @@ class FirstLook:
         accepted: whether the job continues in spite of a doubt.
     """
 
-    told: Guessing
+    guessing: Guessing
     class_name: str
     part: str
     ways: tuple[Tried, ...]
@@ -104,7 +104,8 @@ class FirstLook:
     @property
     def doubt(self) -> str:
         """The reason to doubt the preprocessing in use, in words; empty if there is none."""
-        guessing, images = self.told, f"{self.told.n_images} {self.part} images"
+        guessing = self.guessing
+        images = f"{guessing.n_images} {self.part} images"
         if guessing.one_takes_all:
             return (
                 f"the model takes {_percent(guessing.share)} of {images} for class "
@@ -140,7 +141,7 @@ class FirstLook:
 
     def to_json(self) -> dict[str, Any]:
         """The entry `first_look` of what was read."""
-        guessing = self.told
+        guessing = self.guessing
         return {
             "metric": "accuracy",
             "value": guessing.accuracy,
@@ -272,7 +273,7 @@ def take_first_look(
         name = judge.class_names[guessing.commonest]
     lasted = time.monotonic() - began
     return FirstLook(
-        told=guessing,
+        guessing=guessing,
         class_name=name,
         part=images.name,
         ways=looked,

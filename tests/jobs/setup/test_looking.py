@@ -183,7 +183,7 @@ def test_images_that_an_attack_made_are_left_out(
     seen = watched(monkeypatch)
     look = looked_at(bench, None).look
     assert isinstance(look, FirstLook)
-    assert look.told.accuracy == 1.0
+    assert look.guessing.accuracy == 1.0
     assert all(index % 2 for index in seen)
 
 
@@ -194,7 +194,7 @@ def test_little_time_leaves_the_other_ways_out_and_says_so(
     bench = prepare(subject, replace(settings, preprocessing=Preprocessing()))
     look = looked_at(bench, Deadline(0.0, 1.0)).look  # which is long over
     assert isinstance(look, FirstLook)
-    assert look.told.n_images == 2
+    assert look.guessing.n_images == 2
     assert len(look.ways) == 1
     assert "2 images tell little" in look.note
     assert look.doubt == ""

@@ -158,9 +158,9 @@ class Freezing:
         sets = sorted(dict.fromkeys([*path, *tried]), key=len)
         about = self.criterion.annotations
         accuracy = self.bench.accuracy if self.bench.n_classes else None
-        told = self.criterion.wishes.told_names(accuracy)
+        names = self.criterion.wishes.told_names(accuracy)
         both = (ATTACK_SUCCESS.name,) if accuracy and is_attacked(about) else ()
-        metrics = self.bench.metrics(tuple(dict.fromkeys((*told, *both))))
+        metrics = self.bench.metrics(tuple(dict.fromkeys((*names, *both))))
         on_all, on_choosing = {}, {}
         for frozen in sets:
             outputs = self.filters.looks.of(frozen)

@@ -325,7 +325,15 @@ def print_reverted(reverted: results.Reverted) -> None:
     patch = reverted.patch
     back = [counted(len(patch), "filter")] if patch.frozen else []
     back += [] if patch.head is None else [f"the last layer {patch.head.layer!r}"]
-    printing.say(f"{' and '.join(back)} back as before, and the file byte for byte: {reverted.out}")
+    if reverted.was_there:
+        printing.say(
+            f"{reverted.out}: is there already and is the original, byte for byte; nothing was "
+            "written"
+        )
+    else:
+        printing.say(
+            f"{' and '.join(back)} back as before, and the file byte for byte: {reverted.out}"
+        )
     if reverted.left:
         many = reverted.left != 1
         printing.say(
@@ -403,7 +411,7 @@ def print_demo_end(document: wording.Document, *, model: Path) -> None:
     ]
     program = _program()
     for purpose, words in commands:
-        printing.say(f"  {shlex.join([*program, *map(str, words)])}  # {purpose}")
+        printing.say(f"  {shlex.join([*program, *map(str, words)])}  # {purpose}", as_is=True)
     printing.say("Your own model: patch MODEL --data DATA --group COLUMN --fairness")
 
 

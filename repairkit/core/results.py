@@ -218,17 +218,22 @@ class Applied:
 
 @dataclass(frozen=True, repr=False)
 class Reverted:
-    """A patch that was reverted. `digest` is the original's; `left` counts remaining patches."""
+    """A patch that was reverted. `digest` is the original's; `left` counts remaining patches.
+
+    `was_there` says that the original was in its place already, and nothing was written.
+    """
 
     out: Path
     digest: str
     patch: filters.Patch
     left: int
+    was_there: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
             "model": str(self.out),
             "digest": self.digest,
+            "was_there": self.was_there,
             "taken_off": [f.filter.id for f in self.patch.frozen],
             **({} if self.patch.head is None else {"head_restored": self.patch.head.layer}),
             "patches_left": self.left,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +24,12 @@ FAST = ("--max-evaluations", "400", "--accept-preprocessing")
 LAYER = "backbone.stages.0"
 
 
-def with_layers(path: Path) -> str:
+def with_layers(path: Path, layer: str = LAYER) -> str:
     """Give the model a map of its site, as an export writes it; returns the site's name."""
     model = onnx.load(path)
     sites = find_sites(model)
     layers = [
-        MappedLayer(Layer(f"{LAYER}.conv{n}", "Conv2d", site.n_channels), site.name)
+        MappedLayer(Layer(f"{layer}.conv{n}", "Conv2d", site.n_channels), site.name)
         for n, site in enumerate(sites)
     ]
     write_layer_map(model, LayerMap("pytorch", (2, 5, 6), tuple(layers)))
@@ -112,6 +113,28 @@ def test_sentences_about_filters_name_layers_and_documents_keep_onnx_names(
     listed = repairkit("inspect", project.model)
     row = next(line for line in listed.out.splitlines() if f"{LAYER}.conv0" in line)
     assert row.index(LAYER) < row.index(site, row.index(LAYER) + len(f"{LAYER}.conv0"))
+
+
+def test_commands_on_a_page_are_those_that_ran_though_a_layer_has_a_space_in_its_name(
+    repairkit: Command, project: Project
+) -> None:
+    site = with_layers(project.model, "first block; rm")
+    assert repairkit("score", project.model, *FAST, "-o", f"{site}:0 run").code == 0
+    assert repairkit("report", f"{site}:0 run").code == 0
+    out = f"{site}:1 off.onnx"
+    patched = repairkit("patch", project.model, "--remove", f"{site}:1", *FAST, "-o", out)
+    assert patched.code == 0, patched.err
+    pages = Path(f"{site}:0 run/report.html"), Path(f"{site}:1 off.report.html")
+    for page, n_commands in zip(pages, (1, 4), strict=True):
+        text = page.read_text(encoding="utf-8")
+        assert "first block; rm.conv0:1" in html.unescape(text)
+        commands = [html.unescape(each) for each in re.findall(r"<pre>(.*?)</pre>", text)]
+        assert len(commands) == n_commands
+        for command in commands:
+            assert "block" not in command
+    words = [shlex.split(command) for command in commands]
+    assert all(any(out in word for word in command) for command in words[:2])
+    assert words[3][words[3].index("--remove") + 1] == f"{site}:1"
 
 
 def test_layers_that_are_not_known_leave_the_onnx_name(

@@ -10,9 +10,15 @@ from repairkit.engine.runner import Feeds
 from repairkit.formats import documents, patch_file
 from repairkit.graph import baking, metadata
 from repairkit.graph.kinds import kind, sites
-from repairkit.graph.stored.model_files import ModelFile, digest_of, place_beside, write_model
+from repairkit.graph.stored.model_files import (
+    ModelFile,
+    digest_of,
+    place_beside,
+    read_model,
+    write_model,
+)
 from repairkit.graph.stored.tensors import outside_digests
-from repairkit.jobs.output.destination import Companions, check_result
+from repairkit.jobs.output.destination import Companions, check_result, is_file
 from repairkit.jobs.proof import verifying
 from repairkit.jobs.setup.subject import judging_the_model, learn_words
 from repairkit.jobs.setup.workbench import Subject
@@ -140,14 +146,17 @@ def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -
     Args:
         patched: what the patch made; of several patches the last comes off first.
         file: the patch file.
-        out: the model before; weights that lay beside it are put beside `out`.
+        out: the model before; weights that lay beside it are put beside `out`. Where that very
+            model is there already, nothing is written.
 
     Raises:
         VerificationError: the model is not what the patch made, or another patch lies upon it;
             nothing is written.
         RepairkitError: `out` cannot be written, or would replace something else.
     """
-    check_result(out, patched.path)
+    is_there = _holds(out, file.source_digest)
+    if not is_there:
+        check_result(out, patched.path)
     learn_words(patched.model, metadata.read_layer_map(patched.model))
     claims = metadata.read_claims(patched.model)
     if patched.digest != file.result_digest or claims[-1:] != [verifying.sign_claim(file.claim())]:
@@ -161,10 +170,19 @@ def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -
             f"{patched.path}: undoing the patch does not give back the model that it was made for "
             f"(digest {digest[:12]}, not {file.source_digest[:12]}); the patch file was altered"
         )
-    with documents.outputs(out) as drafts:
-        place_beside(undone, out, drafts)
-        verifying.add_files(drafts, contents, out)
-    return results.Reverted(out, digest, file.patch, len(claims) - 1)
+    if not is_there:
+        with documents.outputs(out) as drafts:
+            place_beside(undone, out, drafts)
+            verifying.add_files(drafts, contents, out)
+    return results.Reverted(out, digest, file.patch, len(claims) - 1, is_there)
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether a model with this digest is at `path`; False where no model can be read there."""
+    try:
+        return is_file(path) and read_model(path).digest == digest
+    except errors.RepairkitError:
+        return False
 
 
 def _not_the_last(

@@ -191,6 +191,33 @@ def test_apply_and_revert_go_round(repairkit: Command, project: Project, stacked
     assert (stacked / "back0.onnx").read_bytes() == project.model.read_bytes()
 
 
+def test_an_original_that_is_there_already_is_left_and_nothing_else_is_replaced(
+    repairkit: Command, project: Project, stacked: Path
+) -> None:
+    words = ("revert", "one.onnx", "-o")
+    assert repairkit(*words, "back.onnx").code == 0
+    before = (stacked / "back.onnx").stat()
+    again = repairkit(*words, "back.onnx")
+    assert again.code == 0, again.err
+    assert "back.onnx: is there already and is the original, byte for byte" in again.out
+    assert json.loads(repairkit(*words, "back.onnx", "--json").out)["was_there"] is True
+    after = (stacked / "back.onnx").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+    other = onnx.load(project.model)
+    other.doc_string = "another model"
+    onnx.save(other, stacked / "other.onnx")
+    (stacked / "text.onnx").write_text("no model")
+    for name in ("other.onnx", "text.onnx"):
+        content = (stacked / name).read_bytes()
+        answer = repairkit(*words, name)
+        assert answer.code == 1
+        assert answer.err.count("\n") == 1
+        assert (stacked / name).read_bytes() == content
+    # A wrong patch stays wrong, whatever lies at the place of the output.
+    refused(repairkit("revert", "two.onnx", "one.patch.json", "-o", "back.onnx"), "rest on it")
+
+
 def test_an_inner_patch_does_not_come_off_first(repairkit: Command, stacked: Path) -> None:
     outer = read_patch_file(stacked / "two.patch.json").digest[:12]
     answer = repairkit("revert", "two.onnx", "one.patch.json", "-o", "out.onnx")

@@ -109,6 +109,8 @@ def _refuse_constant(name: str) -> Any:
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON, see line {error.lineno}, column {error.colno}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -288,7 +288,10 @@ def read_patch_file(path: Path) -> PatchFile:
     """
     document = read_json(path, "a patch file")
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise errors.RunFolderError(f"{path}: is not a patch file of repairkit")
+        raise errors.RunFolderError(
+            f"{path}: is not a patch file of repairkit; give the NAME.patch.json "
+            "that patch wrote beside the model"
+        )
     if document.get("schema") not in SCHEMAS or type(document["schema"]) is not int:
         known = " and ".join(map(str, SCHEMAS))
         raise errors.RunFolderError(

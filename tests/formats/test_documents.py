@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
 
+from repairkit.core.errors import RunFolderError
 from repairkit.formats.documents import fault_of
+from repairkit.formats.patch_file import read_patch_file
 
 
 class Part(TypedDict):
@@ -57,3 +60,20 @@ def test_the_first_fault_is_named_with_its_place(changes: dict[str, Any], fault:
 def test_a_missing_entry_is_a_fault() -> None:
     assert fault_of({"kind": "whole"}, Whole) == "parts is missing or no dict"
     assert fault_of([], Whole) == "it is missing or no dict"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,label\n", "(it is no JSON, see line 1, column 1)"),
+        ('{"kind":\n 1,}', "(it is no JSON, see line 2, column 4)"),
+        ("[]", "give the NAME.patch.json that patch wrote"),
+    ],
+)
+def test_another_file_than_a_patch_file_is_named_as_such(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(RunFolderError) as refused:
+        read_patch_file(tmp_path / "other.json")
+    assert words in str(refused.value)

@@ -200,7 +200,10 @@ def commands(document: wording.Document) -> dict[str, str]:
     """Shell commands that verify, revert, apply again and choose again."""
     source, result = document["source"]["path"], document["result"]["path"]
     patch = str(PurePath(result).with_name(f"{PurePath(result).stem}.patch.json"))
-    again = str(PurePath(result).with_name(f"{PurePath(result).stem}.again.onnx"))
+    again, original = (
+        str(PurePath(result).with_name(f"{PurePath(result).stem}.{name}.onnx"))
+        for name in ("again", "original")
+    )
     path = document["data"]["path"]
     data = [] if path is None else ["--data", path]
     choice = document["choice"]
@@ -211,7 +214,7 @@ def commands(document: wording.Document) -> dict[str, str]:
     data += wording.reading_words(choice.get("preprocessing"))
     return {
         "verify": wording.shell("verify", source, result, "--patch", patch, *data),
-        "revert": wording.shell("revert", result, patch, "-o", again),
+        "revert": wording.shell("revert", result, patch, "-o", original),
         "apply": wording.shell("apply", source, patch, "-o", again),
         "choose": wording.command_again(document.get("again"), again),
     }

@@ -103,11 +103,15 @@ def test_a_project_file_and_names_with_spaces_and_quotes(
     )
     (folder / "repairkit.toml").unlink()
     check_again(folder, "my out", home)
-    for title in ("Prove that nothing else was changed", "Give the original back, byte for byte"):
-        (folder / "my out.again.onnx").unlink(missing_ok=True)
+    for title in (
+        "Prove that nothing else was changed",
+        "Give the original back, byte for byte",
+        "Apply the same patch again",
+    ):
         in_a_shell(shown(folder / "my out.report.html", title), folder)
     original = (folder / "a model.onnx").read_bytes()
-    assert (folder / "my out.again.onnx").read_bytes() == original
+    assert (folder / "my out.original.onnx").read_bytes() == original
+    assert (folder / "my out.again.onnx").read_bytes() == (folder / "my out.onnx").read_bytes()
 
 
 def test_a_folder_of_classes_with_preprocessing(repairkit: Command, home: Path) -> None:

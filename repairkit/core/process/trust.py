@@ -75,7 +75,7 @@ def needed_again(name: str) -> str:
         return ""
     return (
         f"{name} was given in Python and lies in no file; give the function or object itself "
-        "again, or put it into a module and name it module:name"
+        "again (`metric=` or `method=`), or put it into a module and name it module:name"
     )
 
 

@@ -84,7 +84,7 @@ def _of_folder(path: Path) -> _Format:
     models = sorted(path.glob("*.onnx"))
     if models:
         return _Format("a folder", f"give the file in it, such as {models[0]}")
-    return _Format("a folder", "give the model's file; images go behind --data")
+    return _Format("a folder", "give the model's file; images go behind `--data`")
 
 
 def _of_file(path: Path) -> _Format | None:
@@ -95,7 +95,7 @@ def _of_file(path: Path) -> _Format | None:
         if start[position : position + len(mark)] == mark:
             return recognised(path)
     if ending in _DATA:
-        return _Format("data", f"give the model first, and the data as --data {_quoted(path)}")
+        return _Format("data", f"give the model first, and the data as `--data {_quoted(path)}`")
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 32:
         return _weights(path, "a safetensors file of weights")
     if start.lstrip()[:1] == b"{" and b'"learner"' in start:
@@ -138,7 +138,7 @@ def _of_zip(path: Path) -> _Format:
     if any(name.endswith("data.pkl") for name in names):
         return _weights(path, "a PyTorch checkpoint")
     if names and all(name.endswith(".npy") for name in names):
-        return _Format("NumPy data", f"give the model first, and data as --data {_quoted(path)}")
+        return _Format("NumPy data", f"give the model first, and data as `--data {_quoted(path)}`")
     models = [name for name in names if name.endswith(".onnx")]
     inside = f"; it holds {models[0]}" if models else ""
     return _Format("a zip archive", f"unpack it and give the ONNX file{inside}")

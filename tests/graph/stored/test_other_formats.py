@@ -108,7 +108,7 @@ def test_a_folder_is_told_by_what_it_holds(tmp_path: Path, monkeypatch: pytest.M
         "saved": ("saved_model.pb", "`repairkit export saved -o saved.onnx`"),
         "run": ("run.json", "a run folder of repairkit"),
         "nets": ("a.onnx", "such as nets/a.onnx"),
-        "images": ("cat.png", "images go behind --data"),
+        "images": ("cat.png", "images go behind `--data`"),
     }
     for folder, (file, words) in expected.items():
         (tmp_path / folder).mkdir()

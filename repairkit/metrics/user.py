@@ -209,7 +209,8 @@ def _load(name: str, folder: Path | None = None) -> UserFunction:
             raise errors.SettingsError(needed_again(name)) from error
         raise errors.SettingsError(
             f"module {module_name!r} of metric {name} cannot be imported ({type(error).__name__}: "
-            f"{error}); run where {module_name.partition('.')[0]}.py lies, or install it"
+            f"{error}); run where {module_name.partition('.')[0]}.py lies, or install it; the "
+            f"metrics that need no module are in `repairkit list metrics`"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -102,6 +102,7 @@ def test_one_sample_image_tells_the_two_apart(name, per_image):
     ("name", "message"),
     [
         ("nowhere_at_all:f", "'nowhere_at_all' of metric .*ModuleNotFoundError.*run where nowhere"),
+        ("class_recall:cat", "no module are in `repairkit list metrics`"),
         ("crooked:f", "'crooked'.*No module named 'no_such_thing'"),
         (".judge:f", "incomplete; write module:function"),
         (":f", "incomplete; write module:function"),

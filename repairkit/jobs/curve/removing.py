@@ -189,9 +189,13 @@ def _lead(ranking: RankedFilters, metric: Metric) -> str:
     return curve_file.LOWEST if ranking.side == curve_file.LOWEST else curve_file.HIGHEST
 
 
+_FILTER_NORMS = {"weight-norm": "kernel norms", "activation-norm": "mean absolute activations"}
+_TREE_NORMS = {"weight-norm": "norms of leaves", "activation-norm": "mean absolute answers"}
+
+
 def _orders(bench: Bench, ranking: RankedFilters, lead: str) -> list[_Order]:
     ranked = ranking.players
-    of_norm = {"weight-norm": "kernel norms", "activation-norm": "mean absolute activations"}
+    of_norm = _TREE_NORMS if bench.roster.unit else _FILTER_NORMS
     of = of_norm.get(ranking.method, "values")
     of = "random values" if ranking.method == "random" else of
     orders = [

@@ -127,6 +127,10 @@ def test_a_forest_of_fifty_trees_is_scored_patched_verified_and_undone(
     with (run_folder / "scores.csv").open() as file:
         ranked = [row["filter"] for row in csv.DictReader(file)]
     assert len(ranked) == 50
+    lines = json.loads((run_folder / "run.json").read_text())["curve"]["lines"]
+    words = {line["words"] for line in lines}
+    assert {"greatest norms of leaves first", "greatest mean absolute answers first"} <= words
+    assert not any("kernel" in each or "activation" in each for each in words)
     worst = ",".join(ranked[-5:])
     answer = repairkit("patch", path, *common, "--remove", worst, "-o", out, "--json", "--quiet")
     assert answer.code == 0, answer.err

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from repairkit.core.metric import SHARE, Measure
 from repairkit.notebook.frames import moved_rows
-from repairkit.notebook.lines import steering
+from repairkit.notebook.lines import in_its_words, steering
 from repairkit.report import charts, curves, wording
 from repairkit.report.charts import LineChart, tag
 from repairkit.report.curves import small_svg
@@ -96,21 +96,24 @@ def values_cell(kind: str, rows: Sequence[Mapping[str, Any]], document: wording.
     less = "" if measure.greater_is_better else " (less is better: a filter above 0 harms)"
     parts = [
         sentence(
-            f"{wording.count(len(rows), 'filter')} of {name}, valued for {measure.words}{less}. "
-            + " ".join(wording.known_sentences(document)),
+            in_its_words(
+                f"{wording.count(len(rows), 'filter')} of {name}, valued for {measure.words}"
+                f"{less}. " + " ".join(wording.known_sentences(document)),
+                document,
+            ),
             kind,
         ),
         table(
             "Highest values first, then the lowest",
-            ["filter", *layer, "value", "from", "to", "interval"],
+            [in_its_words("filter", document), *layer, "value", "from", "to", "interval"],
             drawn,
         ),
     ]
     if "curve" in document:
         curve = document["curve"]
         parts += [
-            sentence(curves.lead_sentence(curve)),
-            chart(curves.curve_lines(curve, curve["metric"])),
+            sentence(in_its_words(curves.lead_sentence(curve), document)),
+            Markup(in_its_words(chart(curves.curve_lines(curve, curve["metric"])), document)),
         ]
     return cell(*parts)
 
@@ -149,7 +152,7 @@ def patched_cell(
         document: what the report says.
         trade_off: what more frozen filters bring and cost, where it is known.
     """
-    parts = [sentence(verdict["sentence"], verdict["word"])]
+    parts = [sentence(in_its_words(verdict["sentence"], document), verdict["word"])]
     if frozen:
         more = f" and {len(frozen) - _MOST_ROWS} more" if len(frozen) > _MOST_ROWS else ""
         parts.append(sentence(f"Changed: {', '.join(frozen[:_MOST_ROWS])}{more}."))
@@ -162,7 +165,7 @@ def patched_cell(
         if len(rows) > _MOST_ROWS:
             drawn.append([f"{len(rows) - _MOST_ROWS:,} more", *[""] * 4])
         parts.append(table(caption, ["", "before", "after", "change", "95 % interval"], drawn))
-    return cell(*parts, chart(trade_off))
+    return cell(*parts, Markup(in_its_words(chart(trade_off), document)))
 
 
 def _moved(row: Mapping[str, Any], measures: Mapping[str, Measure]) -> list[object]:

@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from repairkit.core.metric import Measure
+from repairkit.core.process.nouns import TREE, in_trees
 from repairkit.core.process.text import counted, printable
 from repairkit.report import wording
 
@@ -21,6 +22,11 @@ def cut(sentence: str) -> str:
 
 Row = Mapping[str, Any]
 """A row of a table of values: `filter`, `value`, `ci_low`, `ci_high` and more."""
+
+
+def in_its_words(text: str, document: wording.Document) -> str:
+    """A sentence about a model; where the document is of a tree ensemble, it speaks of trees."""
+    return in_trees(text) if document.get("unit") == TREE else text
 
 
 def short(text: object) -> str:
@@ -49,7 +55,8 @@ def values_in_lines(
     metric, _ = steering(document)
     name = short(PurePath(document["model"]["path"]).name)
     state = "" if document.get("finished", True) else ", not finished"
-    lines = [f"{kind}: {counted(len(rows), 'filter')} of {name} for {short(metric)}{state}"]
+    valued = in_its_words(counted(len(rows), "filter"), document)
+    lines = [f"{kind}: {valued} of {name} for {short(metric)}{state}"]
     if rows:
         ends = [f"highest {_with_interval(rows[0])}", f"lowest {_with_interval(rows[-1])}"]
         lines.append("; ".join(ends))

@@ -126,6 +126,21 @@ def test_the_cell_of_a_repair_leads_with_the_verdict_of_its_page() -> None:
     assert "Improved: Freezing 2" in repr(done)
 
 
+def test_a_cell_of_a_forest_speaks_of_trees() -> None:
+    done = patched({**repair(gain=0.1), "unit": "tree"}, ("forest:1", "forest:2"))
+    cell = read(done._repr_html_()).text
+    sentence = cell[cell.index("Improved.") :]
+    assert "trees" in sentence
+    assert "filter" not in sentence
+    assert "2 trees frozen" in repr(done)
+    assert "filter" not in repr(done)
+    values = asked(30)
+    values.document["unit"] = "tree"
+    cell = read(values._repr_html_()).text
+    assert "30\N{NO-BREAK SPACE}trees" in cell or "30 trees" in cell
+    assert "30 trees" in repr(values)
+
+
 def test_a_frame_is_the_table() -> None:
     result = asked(30)
     frame = result.to_pandas()

@@ -60,8 +60,9 @@ class Patched:
     def __repr__(self) -> str:
         verdict = self.verdict
         head = "" if self.patch.head is None else f", {lines.short(self.patch.head.layer)} changed"
-        n_frozen = counted(len(self.patch.frozen), "filter")
-        sentence = lines.plain(f"{verdict['word']}: {verdict['sentence']}")
+        n_frozen = lines.in_its_words(counted(len(self.patch.frozen), "filter"), self.document)
+        words = lines.in_its_words(verdict["sentence"], self.document)
+        sentence = lines.plain(f"{verdict['word']}: {words}")
         return f"Patched: {lines.short(self.out)}, {n_frozen} frozen{head}\n{lines.cut(sentence)}"
 
     def _repr_html_(self) -> str:

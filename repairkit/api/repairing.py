@@ -1,5 +1,6 @@
 """Repair models; verify, apply and revert patches."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -35,6 +36,7 @@ from repairkit.notebook.progress import shown_in_cell
 _PROOF_IMAGES = 64
 _SAMPLE = "repairkit_samples.digits"
 _SAMPLE_FILES = ("model.onnx", "digits.npz", "repairkit.toml")
+SCORING = ("method", "options", "max_evaluations", "time_limit")
 # Keywords that `PatchSettings` does not take as they are.
 _CONVERTED = {
     "remove",
@@ -45,6 +47,7 @@ _CONVERTED = {
     "accept_preprocessing",
     "progress",
     "metric",
+    *SCORING,
 }
 
 
@@ -53,6 +56,10 @@ class PatchKeywords(JobKeywords, total=False):
 
     Attributes:
         metric: one or several, names or functions, that value filters; the first one steers.
+        method: how to score where no run is given; `repair` if left out.
+        options: settings of the estimator, such as `{"top_k": 20}`.
+        max_evaluations: largest number of evaluated coalitions.
+        time_limit: seconds for everything, reading and preparation included.
         fairness: freeze what harms the worst group (needs groups).
         robustness: freeze what helps an adversary; `data` is what `attack` wrote.
         remove: ids of filters to freeze, whatever their values.
@@ -81,6 +88,10 @@ class PatchKeywords(JobKeywords, total=False):
     """
 
     metric: Metrics | None
+    method: str
+    options: Mapping[str, object]
+    max_evaluations: int | None
+    time_limit: float | None
     fairness: bool
     robustness: bool
     remove: Sequence[str]
@@ -122,7 +133,8 @@ def patch(
         model: an ONNX file.
         data: images; see `score`.
         out: the patched model; its patch file and report are written beside it.
-        score: how to score if no run is given; by the method `repair` if None.
+        score: how to score if no run is given, in one object; else the words `method`, `options`,
+            `max_evaluations` and `time_limit` say it.
         source: the framework's model of the ONNX file, for a fresh white-box attack.
         settings: groups, preprocessing, parts, sites, device, seed; see `score`.
         on_progress: called from time to time while scoring.
@@ -131,8 +143,10 @@ def patch(
     Raises:
         TargetNotMetError: freezing nothing is best; nothing is written.
         RepairkitError: anything else that the user can correct.
+        TypeError: `score` is given, and words that say the same.
     """
     check_keywords("patch", more, PatchKeywords)
+    scoring = _scoring(score, more)
     subject, job = open_job(model, data, settings, more)
     if more.get("metric") is not None:
         job = replace(job, metrics=metric_names(more["metric"]))
@@ -144,7 +158,7 @@ def patch(
     plan = repair_settings.PatchSettings(
         remove=tuple(filters.Filter.parse(name) for name in more.get("remove", ())),
         scores=None if scores is None else Path(scores),
-        score=score or ScoreSettings("repair"),
+        score=scoring,
         targets=tuple(objective.Target.parse(text) for text in more.get("targets", ())),
         attacks=framework.FreshAttacks(
             load_source(source, subject, trust=job.trust), tuple(map(Path, transfers))
@@ -153,6 +167,21 @@ def patch(
     )
     done = patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
     return replace(done, verified=replace(done.verified, layers=subject.layer_map))
+
+
+def _scoring(score: ScoreSettings | None, given: PatchKeywords) -> ScoreSettings:
+    words = [name for name in SCORING if name in given]
+    if score is not None:
+        if words:
+            raise TypeError(f"patch() got score and {', '.join(words)}; give one or the other")
+        return score
+    return score_settings(
+        given.get("method", "repair"),
+        given.get("options", {}),
+        max_evaluations=given.get("max_evaluations"),
+        time_limit=given.get("time_limit"),
+        began=time.monotonic(),
+    )
 
 
 def score_settings(

@@ -19,7 +19,7 @@ from repairkit.api.models import AttackKeywords, ExportKeywords
 from repairkit.api.repairing import PatchKeywords
 from repairkit.attacks import Pgd, Square
 from repairkit.cli import app
-from repairkit.core.errors import SettingsError
+from repairkit.core.errors import SettingsError, TargetNotMetError
 from repairkit.core.framework import Source
 from repairkit.core.scores import Budget
 from repairkit.data.parts import PartPlan
@@ -50,7 +50,7 @@ SETTINGS = (Settings, PartPlan, Preprocessing)
 TAKES: dict[str, tuple[Any, ...]] = {
     "score": (ScoreKeywords, Unattended),
     "ask": (AskKeywords,),
-    "patch": (PatchKeywords, ScoreSettings, Budget, Source),
+    "patch": (PatchKeywords, Source),
     "attack": (AttackKeywords, Source, Pgd, Square),
     "export": (ExportKeywords,),
     **dict.fromkeys(
@@ -132,6 +132,23 @@ def test_words_of_any_job_are_said_in_the_call_as_in_settings(project: Project) 
     assert changed.document["settings"]["preprocessing"]["scale"] == 0.5
     with pytest.raises(TypeError, match=r"score\(\) got an unexpected keyword argument 'grups'"):
         api.score(project.model, project.data, grups="group")  # type: ignore[call-arg]
+
+
+def test_patch_takes_the_words_of_scoring_or_one_object(project: Project) -> None:
+    said, meant = (project.model.with_name(f"{name}.onnx") for name in ("said", "meant"))
+    goal: dict[str, Any] = {"objective": "accuracy", "at_most": 1}
+    budget = {"method": "leave-one-out", "max_evaluations": 50}
+    plan = ScoreSettings("leave-one-out", budget=Budget(50))
+    answers = []
+    for out, words in ((said, budget), (meant, {"score": plan})):
+        try:
+            api.patch(project.model, project.data, out=out, **goal, **words)
+            answers.append((out.read_bytes(), ""))
+        except TargetNotMetError as error:
+            answers.append((b"", str(error)))
+    assert answers[0] == answers[1]
+    with pytest.raises(TypeError, match="score and max_evaluations; give one"):
+        api.patch(project.model, project.data, out=said, score=plan, max_evaluations=9, **goal)
 
 
 def test_every_setting_of_a_job_is_a_word_that_functions_take() -> None:

@@ -311,3 +311,18 @@ def test_a_full_disk_leaves_no_half_written_file(project: Project, tmp_path: Pat
     assert done.stderr.count("\n") == 1
     assert "cannot be written" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["project"]
+
+
+@pytest.mark.parametrize("words", [("score",), ("patch", "--fairness", "-o", "repaired.onnx")])
+def test_what_an_option_says_is_not_laid_to_the_project_file(
+    repairkit: Command, project: Project, words: tuple[str, ...]
+) -> None:
+    command, *options = words
+    (project.folder / "repairkit.toml").write_text('data = "data.npz"\ngroups = ["group"]\n')
+    typed = repairkit(command, project.model, *options, "--group", "grup")
+    assert typed.code == 1
+    assert typed.err.startswith("repairkit: unknown group column 'grup'")
+    (project.folder / "repairkit.toml").write_text('data = "data.npz"\ngroups = ["grup"]\n')
+    in_file = repairkit(command, project.model, *options)
+    assert in_file.code == 1
+    assert 'groups = ["grup"] in ' in in_file.err

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.core import errors, scores
-from repairkit.core.process.origins import FileSetting, give
+from repairkit.core.process.origins import FileSetting, gathering, give
 from repairkit.core.process.trust import GivenName
 from repairkit.data.given import GivenData
 from repairkit.data.parts import PartPlan
@@ -267,7 +267,8 @@ def said_again(
 def _at_hand(model: Path, folder: Path) -> Settings:
     """What a command would take without options: from a `repairkit.toml`, if there is one."""
     try:
-        return settle({}, find_project(model, folder))
+        with gathering():  # what options say of this job stays told
+            return settle({}, find_project(model, folder))
     except errors.SettingsError:
         # Settings from Python read no project file, so a wrong one does not end their job.
         return Settings()

@@ -135,10 +135,11 @@ def test_a_phone_needs_no_scrolling_sideways(
         assert watched.overhang <= 0
 
 
+@pytest.mark.parametrize("name", ["evil", "run", "diff"])
 def test_a_printed_page_has_no_links_to_nowhere_and_dark_ink(
-    browser: Any, pages: dict[str, Path]
+    browser: Any, pages: dict[str, Path], name: str
 ) -> None:
-    with Watched(browser, pages["evil"], "dark") as watched:
+    with Watched(browser, pages[name], "dark") as watched:
         watched.page.emulate_media(media="print")
         assert not watched.page.is_visible("nav")
         assert watched.page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"

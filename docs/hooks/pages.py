@@ -1,7 +1,8 @@
-"""Pages that lie outside `docs`, pages of folders, and code cells of notebooks."""
+"""Pages that lie outside `docs`, pages of folders, and cells of notebooks with their pictures."""
 
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ FOLDERS = {
     "PYTHON": "reference/python/",
 }
 _LINK = re.compile(r"\]\(([^)#\s]+)((?:#[^)]*)?)\)")
+_BLOCK = re.compile(r"^```python\n.*?^```$", re.MULTILINE | re.DOTALL)
 _CELL = re.compile(r"^```\{code-cell\}.*$", re.MULTILINE)
 _CELL_SETTINGS = re.compile(r"^(```python\n)(?::[\w-]+:.*\n)+\n?", re.MULTILINE)
 
@@ -42,11 +44,22 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Lead links into the root to the site's own pages, and show code cells as Python."""
+    """Lead links into the root to the site's own pages; show code cells and what they draw."""
     up = "../" * page.file.src_uri.count("/")
     for place, name in OF_ROOT.items():
         markdown = markdown.replace(f"](../{up}{name}", f"]({up}{place}")
-    return _CELL_SETTINGS.sub(r"\1", _CELL.sub("```python", markdown))
+    markdown = _CELL_SETTINGS.sub(r"\1", _CELL.sub("```python", markdown))
+    if not page.file.src_uri.startswith(FOLDERS["JOBS"]):
+        return markdown
+    numbers, name = count(1), Path(page.file.src_uri).stem
+    return _BLOCK.sub(lambda block: _with_picture(block[0], name, numbers), markdown)
+
+
+def _with_picture(block: str, name: str, numbers: Iterator[int]) -> str:
+    """A cell of a worked job, and the picture that it drew when the job was last run."""
+    if "plt.show()" not in block:
+        return block
+    return f"{block}\n\n![What this cell draws](pictures/{name}-{next(numbers)}.png)"
 
 
 def on_post_page(output: str, **_: Any) -> str:

@@ -1,7 +1,7 @@
 """The worked jobs: each page `docs/jobs/NAME.md` has a notebook `NAME.ipynb` of the same cells.
 
     python -m tests.worked_jobs.pairs             # write the notebooks, without outputs
-    python -m tests.worked_jobs.pairs --run NAME  # run a job and write its page as HTML
+    python -m tests.worked_jobs.pairs --run NAME  # run a job; write it as HTML, and its pictures
 
 The page is the source. It is written in jupytext's Markdown, so that sites show it as it is.
 """
@@ -9,7 +9,9 @@ The page is the source. It is written in jupytext's Markdown, so that sites show
 from __future__ import annotations
 
 import argparse
+import base64
 import html
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from typing import Any
 import jupytext
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 JOBS = Path(__file__).parents[2] / "docs" / "jobs"
+PICTURES = JOBS / "pictures"
 SECONDS_PER_CELL = 600
 
 
@@ -69,6 +73,14 @@ def outputs_of(book: Any, kind: str) -> list[str]:
     ]
 
 
+def write_pictures(name: str, book: Any) -> None:
+    """Write what the cells of a job drew, for the site, as `pictures/NAME-1.png` and so on."""
+    PICTURES.mkdir(exist_ok=True)
+    for number, picture in enumerate(outputs_of(book, "image/png"), 1):
+        drawn = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+        drawn.quantize(64).save(PICTURES / f"{name}-{number}.png", optimize=True)
+
+
 def page_of(book: Any) -> str:
     """An executed notebook as plain HTML, for a look at it in a browser."""
     parts = ["<!doctype html><meta charset=utf-8><body style='max-width:50em;margin:2em auto'>"]
@@ -106,6 +118,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 executed = run(notebook_of(page), Path(folder))
             (given.o / f"{page.stem}.html").write_text(page_of(executed), encoding="utf-8")
+            write_pictures(page.stem, executed)
         elif not given.run:
             page.with_suffix(".ipynb").write_text(text_of(notebook_of(page)), encoding="utf-8")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.worked_jobs.pairs import JOBS, job_pages, notebook_of, outputs_of, run, text_of
+from tests.worked_jobs.pairs import JOBS, PICTURES, job_pages, notebook_of, outputs_of, run, text_of
 
 NEEDS = {
     "attack": ("torch", "sklearn"),
@@ -28,6 +28,16 @@ def test_a_notebook_has_the_cells_of_its_page(page: Path) -> None:
 def test_every_job_has_a_page_and_a_notebook() -> None:
     assert {page.stem for page in job_pages()} == NEEDS.keys()
     assert {book.stem for book in JOBS.glob("*.ipynb")} == NEEDS.keys()
+
+
+def test_the_site_has_a_picture_for_every_cell_that_draws() -> None:
+    drawn = {
+        f"{page.stem}-{number}.png"
+        for page in job_pages()
+        for number in range(1, page.read_text(encoding="utf-8").count("plt.show()") + 1)
+    }
+    assert {picture.name for picture in PICTURES.iterdir()} == drawn
+    assert sum(picture.stat().st_size for picture in PICTURES.iterdir()) < 150_000
 
 
 @pytest.mark.parametrize(

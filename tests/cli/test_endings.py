@@ -29,7 +29,7 @@ NUMBERS = [
 # A busy machine would print lines about stages after some seconds.
 NO_LINES = (
     "import math; from repairkit.cli import main, stage_display; "
-    "stage_display.FIRST_SECONDS = math.inf; main()"
+    "stage_display.FIRST_SECONDS = stage_display.SILENT_SECONDS = math.inf; main()"
 )
 CLI = [sys.executable, "-c", "from repairkit.cli import main; main()"]
 

@@ -167,7 +167,7 @@ def test_columns_that_make_no_sense_are_refused(
     arguments = save(tmp_path, models.own_bias(), models.images(4), np.zeros(4, np.int64))
     answer = repairkit("score", *arguments, f"--columns={columns}")
     assert answer.code == 1
-    assert f"columns '{columns}' are none" in answer.err
+    assert f"columns '{columns}' is no range of columns" in answer.err
 
 
 @pytest.mark.slow

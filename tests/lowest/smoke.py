@@ -28,7 +28,7 @@ QUICK = ["--data", DATA, "--metric", "accuracy", "--method"]
 # The demo comes first: the others use what it writes.
 COMMANDS: dict[str, list[list[str]]] = {
     "demo": [["-o", "demo"]],
-    "init": [[MODEL, "--data", DATA, "--yes", "--force"]],
+    "init": [[MODEL, "--data", DATA, "--yes", "-o", "begun"]],
     "list": [["metrics"], ["methods"], ["columns", "--data", DATA], ["sites", MODEL]],
     "inspect": [[MODEL]],
     "diff": [[MODEL, PATCHED, "--data", DATA, "--html", "diff.html"]],
@@ -97,12 +97,13 @@ def check(folder: Path, command: str, arguments: list[str]) -> str:
 
 
 def prepare(folder: Path) -> None:
-    """What the sample lacks: a manifest in Parquet, owners' runs, a module with a network."""
+    """What the sample lacks: a folder, a manifest in Parquet, owners' runs, a module."""
     import numpy as np
     import pyarrow
     import pyarrow.parquet
     from PIL import Image
 
+    (folder / "begun").mkdir()
     (folder / "network.py").write_text(NETWORK, encoding="utf-8")
     with np.load(folder / DATA) as data:
         arrays = {name: data[name] for name in data.files}

@@ -8,11 +8,13 @@ repeats, what is sent to workers, and which options a repeated command has.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 
 class Affects(Enum):
@@ -74,3 +76,8 @@ def recorded(kind: type) -> tuple[str, ...]:
     """The settings that `run.json` records by their values."""
     known = settings_of(kind)
     return tuple(name for name in affecting(kind, *RECORDED) if not known[name].by_digest)
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """A digest of everything that the result of a run depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

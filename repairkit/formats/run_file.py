@@ -5,9 +5,7 @@ version; an entry that came later is missing in older files.
 """
 
 import csv
-import hashlib
 import io
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,13 +225,14 @@ class _InTheEnd(TypedDict):
 # The rows of `scores.csv`: a filter each, in rank order
 
 FURTHER = "value:"
+ERROR_OF = "std_error:"
 _NUMBERS = ("value", "std_error", "ci_low", "ci_high", "samples")
 _COLUMNS = ("filter", "site", "channel", *_NUMBERS, "decided")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """A filter's values as they were written; `further` are those of further metrics, by name."""
+    """A filter's values as written; `further` are those of further metrics and `errors` theirs."""
 
     filter: str
     value: float
@@ -243,6 +242,7 @@ class ScoreRow:
     samples: int
     decided: bool
     further: Mapping[str, float] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     def number(self, column: str) -> float:
         """The number in a column of the table, such as `ci_low` or `value:loss`.
@@ -279,12 +279,13 @@ def _row(row: Mapping[str, str]) -> ScoreRow:
         ci_high=float(row["ci_high"]),
         samples=int(row["samples"]),
         decided=row["decided"] == "true",
-        further={
-            column.removeprefix(FURTHER): float(cell)
-            for column, cell in row.items()
-            if column.startswith(FURTHER)
-        },
+        further=_cells(row, FURTHER),
+        errors=_cells(row, ERROR_OF),
     )
+
+
+def _cells(row: Mapping[str, str], prefix: str) -> dict[str, float]:
+    return {n.removeprefix(prefix): float(c) for n, c in row.items() if n.startswith(prefix)}
 
 
 def unreadable(path: Path, error: Exception) -> errors.RunFolderError:
@@ -318,6 +319,7 @@ def scores_table(
         }
         for column, metric in enumerate(scores.metrics[1:], start=1):
             row[f"{FURTHER}{metric}"] = float(scores.values[player, column])
+            row[f"{ERROR_OF}{metric}"] = float(scores.std_errors[player, column])
         if layers is not None:
             row["layer"] = str(layers.origin(filters[player]) or "")
         rows.append(row)
@@ -336,8 +338,8 @@ def scores_csv(
     text = io.StringIO()
     rows = with_sizes(scores_table(scores, filters, layers, without=without), score_size)
     names = ("filter", "site") if layers is None else ("filter", "site", "layer")
-    extra = [*(f"{FURTHER}{metric}" for metric in scores.metrics[1:]), *names[2:]]
-    extra += [] if score_size is None else ["size"]
+    further = [f"{kind}{m}" for m in scores.metrics[1:] for kind in (FURTHER, ERROR_OF)]
+    extra = [*further, *names[2:], *([] if score_size is None else ["size"])]
     # csv.writer does not quote a carriage return, and readers take it for a line end.
     broken = any("\r" in row[name] for row in rows for name in names)
     quoting: Literal[0, 1] = csv.QUOTE_ALL if broken else csv.QUOTE_MINIMAL
@@ -493,8 +495,3 @@ class RunFolder:
             steering: {row.filter: row.value for row in rows},
             **{name: {row.filter: row.further[name] for row in rows} for name in others},
         }
-
-
-def key_of(parts: Mapping[str, Any]) -> str:
-    """A digest of everything that the result of a run depends on."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

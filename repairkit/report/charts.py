@@ -286,7 +286,8 @@ def figure_axis(measure: metric.Measure) -> Axis:
     return Axis(measure.words + (", %" if share else ""), 100.0 if share else 1.0)
 
 
-_LARGEST = 112
+LARGEST = 112
+"""The longer side of a thumbnail, in its own pixels, where nothing else is said."""
 _SMALLEST = 56
 _LOSSLESS_BYTES = 3000
 
@@ -300,11 +301,12 @@ class Picture:
     height: int
 
 
-def draw_picture(pixels: suite.Array) -> Picture | None:
+def draw_picture(pixels: suite.Array, *, largest: int = LARGEST) -> Picture | None:
     """A thumbnail of an image of shape (height, width, channels); None where it is no picture.
 
     Bytes (uint8) are shown as they are; of other numbers the least becomes black and the greatest
-    white. Three channels are red, green and blue; any other number of channels is averaged.
+    white. Three channels are red, green and blue; any other number of channels is averaged. The
+    longer side has `largest` pixels at most.
     """
     if pixels.ndim != 3 or min(pixels.shape) < 1 or max(pixels.shape[:2]) < 2:
         return None
@@ -313,7 +315,7 @@ def draw_picture(pixels: suite.Array) -> Picture | None:
     height, width = shown.shape[:2]
     image = Image.fromarray(shown if shown.shape[2] == 3 else shown[..., 0])
     longest = max(height, width)
-    factor = min(1.0, _LARGEST / longest)
+    factor = min(1.0, largest / longest)
     if longest < _SMALLEST:  # enlarged by whole pixels, so that nothing is made up
         factor = float(-(-_SMALLEST // longest))
     size = max(1, round(width * factor)), max(1, round(height * factor))

@@ -93,7 +93,7 @@ def test_score_writes_a_run_folder_in_rank_order(
     assert answer.code == 0, answer.err
     document = json.loads(answer.out)
     rows = table_of(tmp_path / "run" / "scores.csv")
-    assert list(rows[0]) == [*COLUMNS, "value:loss"]
+    assert list(rows[0]) == [*COLUMNS, "value:loss", "std_error:loss"]
     values = [float(row["value"]) for row in rows]
     assert values == sorted(values, reverse=True)
     ends = document["metrics"]["accuracy"]

@@ -39,6 +39,25 @@ def cone_shares(working: Working, suite: Suite) -> Shares | None:
         By site name, in (0, 1]; None where the graph does not tell: trees, inner tensors that the
         runtime does not give, a judged output that depends on no filter.
     """
+    read = _anatomy_of(working, suite)
+    if read is None:
+        return None
+    anatomy, shapes = read
+    sites = working.roster.sites
+    return shares_of(anatomy, {site.name: site.tensor for site in sites}, shapes)
+
+
+def arithmetic_of(working: Working, suite: Suite) -> float | None:
+    """Multiplications of a pass of one image; None where the graph does not tell."""
+    read = _anatomy_of(working, suite)
+    if read is None:
+        return None
+    anatomy, shapes = read
+    return float(sum(anatomy.arithmetic(shapes)))
+
+
+def _anatomy_of(working: Working, suite: Suite) -> tuple[Anatomy, dict[str, Shape]] | None:
+    """The graph and the shapes of its tensors for the first image; None where they are unknown."""
     sites = working.roster.sites
     if not len(suite) or not all(site.in_tensor for site in sites):
         return None
@@ -58,7 +77,7 @@ def cone_shares(working: Working, suite: Suite) -> Shares | None:
         for name, array in made.items()
         if isinstance(array, np.ndarray)
     }
-    return shares_of(anatomy, {site.name: site.tensor for site in sites}, shapes)
+    return anatomy, shapes
 
 
 def shares_of(

@@ -24,11 +24,11 @@ from repairkit.estimators.driving.driver import Estimation
 from repairkit.estimators.linear.ridge import LEAST_ROWS
 from repairkit.estimators.revaluing import FEW_ROWS
 from repairkit.formats.documents import finite_rows
+from repairkit.formats.effects import key_of
 from repairkit.formats.rows_file import AskedOf, read_rows
 from repairkit.formats.run_file import (
     RunDocument,
     RunFolder,
-    key_of,
     scores_table,
 )
 from repairkit.jobs.ask.choosing import ImageChoice, choose_images

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core.filters import Filter, Patch
-from repairkit.core.game import Round
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array, Suite
-from repairkit.data.preprocessing import PixelImages
-from repairkit.engine import activations, model_game
+from repairkit.core.suite import Suite
+from repairkit.engine import activations
 from repairkit.formats.documents import to_json
 from repairkit.graph.structure import receptive_field
+from repairkit.jobs.look.single_effects import single_effects
+from repairkit.jobs.look.thumbnails import pictures_of
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.report.charts import Picture, draw_picture
+from repairkit.report.charts import Picture
 from repairkit.report.model_card import marked_card, model_card
 from repairkit.report.page import render_patch
 
@@ -29,12 +29,6 @@ MOST_FILTERS = 24
 _IMAGES_SHOWN = 4
 _MOST_IMAGES = 1000
 _CLASSES_SHOWN = 3
-_BYTES_OF_PICTURES = 3_000_000
-_DARK = 64
-_SIZES = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50)
-_RANDOM_ORDERS = 3
-_MOST_TRIED_IMAGES = 256
-TOP = 100
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> 
     responses = _responses(bench, looked_at, suite)
     effects: Sequence[dict[str, Any] | None] = [None] * len(looked_at)
     if value is not None:
-        effects = _effects(bench, looked_at, suite, value)
+        effects = [one.brief() for one in single_effects(bench, looked_at, suite, value)]
     entries = [
         {
             **_place(bench, wanted),
@@ -79,7 +73,7 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> 
         "filters": entries,
     }
     shown = [image["row"] for e in entries for end in ("most", "least") for image in e.get(end, [])]
-    return Interpretation(document, _pictures(bench, suite, shown))
+    return Interpretation(document, pictures_of(bench, suite, shown))
 
 
 @stage("writing the page")
@@ -193,127 +187,3 @@ def _means_by(
         {"name": names[part], "n": int(counts[part]), "mean": float(sums[part] / counts[part])}
         for part in np.flatnonzero(counts).tolist()
     ]
-
-
-def _effects(
-    bench: Bench, filters: Sequence[Filter], suite: Suite, value: str
-) -> list[dict[str, Any]]:
-    """What freezing each filter alone does to the metric, and to the accuracy of each group."""
-    game = bench.working.game(suite, bench.metrics((value,)))
-    plain = _figures(bench, game, suite, value, [])
-    seen = []
-    for wanted in filters:
-        alone = _figures(bench, game, suite, value, [wanted])
-        moved = {name: figure - plain[name] for name, figure in alone.items()}
-        seen.append({"value": moved.pop(value), "groups": moved})
-    return seen
-
-
-def _figures(
-    bench: Bench, game: model_game.ModelGame, suite: Suite, value: str, absent: Sequence[Filter]
-) -> dict[str, float]:
-    coalition = np.ones(len(bench.roster), bool)
-    coalition[[bench.roster.column(f) for f in absent]] = False
-    outputs, annotations = game.outputs(coalition), suite.annotations
-    metric = bench.metrics((value,))[0]
-    scores = metric.score(outputs, annotations)
-    figure = float(scores @ metric.weights(annotations)) if metric.per_image else float(scores)
-    figures = {value: figure}
-    if annotations.groups is not None and bench.n_classes and bench.form is not None:
-        right = bench.form.predictions(outputs) == annotations.labels
-        for group, name in enumerate(annotations.group_names):
-            members = annotations.groups == group
-            if members.any():
-                figures[f"accuracy:{name}"] = float(right[members].mean())
-    return figures
-
-
-def _pictures(bench: Bench, suite: Suite, rows: Sequence[int]) -> dict[int, Picture]:
-    """Thumbnails, up to `_BYTES_OF_PICTURES` in all."""
-    images = {row: _pixels(bench, suite, row) for row in dict.fromkeys(rows)}
-    pictures: dict[int, Picture] = {}
-    spent = 0
-    for row, pixels in _brightened(images).items():
-        picture = draw_picture(pixels)
-        if picture is None or spent + len(picture.uri) > _BYTES_OF_PICTURES:
-            continue
-        spent += len(picture.uri)
-        pictures[row] = picture
-    return pictures
-
-
-def _brightened(images: dict[int, Array]) -> dict[int, Array]:
-    """The images, stretched to the whole range if their bytes use little of it, such as 0 to 16."""
-    stored = [image for image in images.values() if image.dtype == np.uint8]
-    greatest = max((int(image.max(initial=0)) for image in stored), default=0)
-    if not 0 < greatest < _DARK:
-        return images
-    factor = 255 / greatest
-    return {
-        row: (image * factor).round().astype(np.uint8) if image.dtype == np.uint8 else image
-        for row, image in images.items()
-    }
-
-
-def _pixels(bench: Bench, suite: Suite, row: int) -> Array:
-    """An image as (height, width, channels), before the model's scale and mean if that is known."""
-    source = suite.images
-    if isinstance(source, PixelImages):
-        stored = np.asarray(source.pixels[row])
-        return stored[..., ::-1] if bench.settings.preprocessing.color == "bgr" else stored
-    ready: Array = source.batch(np.array([row]))[0]
-    spec = bench.subject.spec.with_layout(bench.settings.preprocessing.layout)
-    return ready.transpose(1, 2, 0) if spec.layout == "nchw" else ready
-
-
-@stage("removing filters in order")
-def removal_curves(bench: Bench, values: NDArray[np.float64], metric: str) -> dict[str, Any]:
-    """V with the first few filters of three orders absent, on at most 256 selection images.
-
-    Args:
-        bench: with the model and the images.
-        values: shape (n_players,), NaN where a filter was not scored.
-        metric: V.
-    """
-    suite = bench.parts.selection.thinned(_MOST_TRIED_IMAGES)
-    n = len(bench.roster)
-    sizes = [size for size in _SIZES if size <= max(n - 1, 1)]
-    ranked = np.argsort(-np.nan_to_num(values), kind="stable")
-    rng = np.random.default_rng(bench.settings.seed)
-    orders = [ranked, ranked[::-1], *(rng.permutation(n) for _ in range(_RANDOM_ORDERS))]
-    coalitions = np.concatenate([_removed(order, sizes) for order in orders])
-    game = bench.working.game(suite, bench.metrics((metric,)))
-    figures = game.play(Round(coalitions)).values[:, 0].reshape(len(orders), len(sizes))
-    return {
-        "metric": metric,
-        "suite": suite.name,
-        "n_images": len(suite),
-        "random_orders": _RANDOM_ORDERS,
-        "removed": sizes,
-        "top": figures[0].tolist(),
-        "bottom": figures[1].tolist(),
-        "random": figures[2:].mean(axis=0).tolist(),
-    }
-
-
-def _removed(order: NDArray[np.intp], sizes: Sequence[int]) -> NDArray[np.bool_]:
-    rows = np.ones((len(sizes), len(order)), bool)
-    for row, size in zip(rows, sizes, strict=True):
-        row[order[:size]] = False
-    return rows
-
-
-def spread_over_layers(bench: Bench, values: NDArray[np.float64]) -> dict[str, Any]:
-    """How the filters of the hundred highest and the hundred lowest values spread over the sites.
-
-    Of fewer than 200 filters, half each.
-    """
-    n_each = min(TOP, len(values) // 2 or 1)
-    ranked = np.argsort(-np.nan_to_num(values), kind="stable")
-    ends = {"highest": set(ranked[:n_each].tolist()), "lowest": set(ranked[-n_each:].tolist())}
-    layers = []
-    for site in bench.roster.sites:
-        columns = range(*bench.roster.slices[site.name].indices(len(values)))
-        counts = {name: len(chosen.intersection(columns)) for name, chosen in ends.items()}
-        layers.append({"site": site.name, "n_filters": site.n_channels, **counts})
-    return {"n_each": n_each, "layers": layers}

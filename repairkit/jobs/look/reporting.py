@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from repairkit.core import errors, filters
 from repairkit.core.process.stages import stage
 from repairkit.formats import documents, run_file
-from repairkit.jobs.look import interpreting
+from repairkit.jobs.look import interpreting, removal
 from repairkit.jobs.output.destination import Places, check_replaced
 from repairkit.jobs.runs.reopening import Whereabouts, looked_at_again
 from repairkit.jobs.runs.run_document import measures_in, sample_histogram
@@ -110,9 +110,9 @@ def _look(
     """Look at the extreme filters with model and data, and add the result to the document."""
     metric = bench.metric_names[0]
     values = _values(rows, bench.roster)
-    document["spread"] = interpreting.spread_over_layers(bench, values)
+    document["spread"] = removal.spread_over_layers(bench, values)
     if "curve" not in document["run"]:
-        document["removal"] = interpreting.removal_curves(bench, values, metric)
+        document["removal"] = removal.removal_curves(bench, values, metric)
     names = [row["filter"] for row in (*rows[:_FILTERS_EACH], *rows[::-1][:_FILTERS_EACH])]
     chosen = [filters.Filter.parse(name) for name in dict.fromkeys(names)]
     seen = interpreting.interpret(bench, chosen, value=metric)

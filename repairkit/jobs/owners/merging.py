@@ -27,7 +27,7 @@ from repairkit.engine.ort import versions
 from repairkit.estimators.questions import Side, contested, settle_top_k
 from repairkit.formats import run_file
 from repairkit.formats.documents import finite_rows, outputs, to_json
-from repairkit.formats.effects import Affects
+from repairkit.formats.effects import Affects, key_of
 from repairkit.formats.run_file import ScoreRow, scores_csv, scores_table
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.notebook.values import ValueTable
@@ -308,7 +308,7 @@ def _describe(
         "schema": first["schema"],
         "kind": first["kind"],
         "versions": versions(),
-        "key": run_file.key_of({"merged": shared, "of": sorted(d["key"] for d in documents)}),
+        "key": key_of({"merged": shared, "of": sorted(d["key"] for d in documents)}),
         "model": {"path": first["model"]["path"], "digest": first["model"]["digest"]},
         "data": {
             "path": "",

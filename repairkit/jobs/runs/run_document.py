@@ -25,7 +25,7 @@ from repairkit.engine import ort, working
 from repairkit.estimators.driving.driver import Estimation
 from repairkit.estimators.known import expected_overlap, times_the_budget, what_is_known
 from repairkit.formats import means_file, run_file
-from repairkit.formats.effects import Affects, affecting, recorded, settings_of
+from repairkit.formats.effects import Affects, affecting, key_of, recorded, settings_of
 from repairkit.graph.structure import find_rounding
 from repairkit.jobs.runs.claiming import check_free
 from repairkit.jobs.setup.workbench import Bench, Settings
@@ -173,7 +173,7 @@ def opening(
     }
     means = {} if bench.common is None else {"means": bench.common.digest}
     measures = told_measures(bench, bench.metric_names)
-    key = run_file.key_of(
+    key = key_of(
         {k: v for k, v in asked.items() if k != "budget"}
         | {"parts": keyed_parts(settings.parts, bench.parts, bench.dataset)}
         | {"model": model["digest"], "data": data["digest"]}

@@ -194,7 +194,8 @@ def _seen_part(view: SiteView) -> Window:
         size = image.shape[axis]
         # Two pixels at least: one pixel of one colour has no contrast.
         first = _greatest(max(size - 2, 0), lambda n: blind(0, n, axis))
-        return first, size - _greatest(max(size - first - 2, 0), lambda n: blind(size - n, size, axis))
+        most = max(size - first - 2, 0)
+        return first, size - _greatest(most, lambda n: blind(size - n, size, axis))
 
     (top, bottom), (left, right) = (seen(axis) for axis in scenery.axes)
     return Window(top, left, bottom - top, right - left)

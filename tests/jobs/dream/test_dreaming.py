@@ -156,5 +156,5 @@ def test_trees_have_no_dreams(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changed", [{"at": "edge"}, {"diverse": 0}, {"diverse": 99}])
 def test_settings_that_make_no_sense_are_refused(changed: dict[str, object]) -> None:
-    with pytest.raises(SettingsError, match="choose|give 1 to"):
+    with pytest.raises(SettingsError, match=r"choose|give 1 to"):
         DreamSettings(**changed)  # type: ignore[arg-type]

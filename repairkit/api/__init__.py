@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
+    from repairkit.api.concept_jobs import dissect
     from repairkit.api.estimating import (
         Unattended,
         ask,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from repairkit.jobs.ask.asking import Asked
     from repairkit.jobs.curve.overlaying import Curves
     from repairkit.jobs.diff.differing import Diff
+    from repairkit.jobs.dissect.dissected import Detected, Dissected
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.repair.patched import Patched
     from repairkit.jobs.runs.comparing import Agreement, Agreements
@@ -61,7 +63,9 @@ __all__ = [
     "By",
     "CommonMeans",
     "Curves",
+    "Detected",
     "Diff",
+    "Dissected",
     "Exported",
     "FirstLook",
     "Inspected",
@@ -87,6 +91,7 @@ __all__ = [
     "copy_sample",
     "curve",
     "diff",
+    "dissect",
     "export",
     "find_job",
     "find_settings",
@@ -105,6 +110,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "repairkit.api.concept_jobs": "dissect",
     "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
@@ -121,6 +127,7 @@ _HOMES = {
     "repairkit.jobs.ask.asking": "Asked",
     "repairkit.jobs.curve.overlaying": "Curves",
     "repairkit.jobs.diff.differing": "Diff",
+    "repairkit.jobs.dissect.dissected": "Detected Dissected",
     "repairkit.jobs.owners.merging": "By Merged",
     "repairkit.jobs.repair.patched": "Patched",
     "repairkit.jobs.runs.comparing": "Agreement Agreements",

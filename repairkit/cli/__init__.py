@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from repairkit.cli import options, stage_display, streams
-from repairkit.cli.commands import ask, init, list_command, onnx_models, patches, runs
+from repairkit.cli.commands import ask, dissect, init, list_command, onnx_models, patches, runs
 from repairkit.cli.option_groups import (
     Command,
     Panels,
@@ -57,6 +57,7 @@ _COMMANDS: dict[str, Command] = {
     "revert": patches.revert_command,
     "instrument": onnx_models.instrument_command,
     "compare": runs.compare_command,
+    "dissect": dissect.dissect_command,
     "attack": onnx_models.attack_command,
     "export": onnx_models.export_command,
     "curve": runs.curve_command,

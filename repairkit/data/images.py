@@ -51,8 +51,10 @@ class Geometry:
     def fits(self, size: tuple[int, int]) -> bool:
         return prep.shape_fits(size, self.wanted)
 
-    def apply(self, image: Image.Image) -> Image.Image:
-        """The image brought to size.
+    def apply(
+        self, image: Image.Image, resample: Image.Resampling = Image.Resampling.BILINEAR
+    ) -> Image.Image:
+        """The image brought to size; masks of whole numbers are resampled to the nearest.
 
         Raises:
             DataError: it is too small for the crop, or too long and narrow to be resized.
@@ -65,7 +67,7 @@ class Geometry:
                     "resized; remove the image, or set resize to [height, width]"
                 )
             if (height, width) != (image.height, image.width):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
+                image = image.resize((width, height), resample)
         return image if self.crop is None else _crop(image, *self.crop)
 
 

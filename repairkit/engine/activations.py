@@ -65,7 +65,7 @@ def measure_sums(
     counts = dict.fromkeys(totals, 0)
     measure: Callable[[Array], Array] = np.abs if magnitude else np.asarray
     with stage("measuring means", total=len(suite)) as tell:
-        for positions, answers in _in_chunks(runner, suite, tensors, _MEANS_BYTES):
+        for positions, answers in in_chunks(runner, suite, tensors, _MEANS_BYTES):
             for site in sites:
                 tensor = site.numbers(answers[site.tensor])
                 axes = tuple(a for a in range(tensor.ndim) if a != site.channel_axis % tensor.ndim)
@@ -75,7 +75,7 @@ def measure_sums(
     return {name: Sums(totals[name], counts[name]) for name in totals}
 
 
-def _in_chunks(
+def in_chunks(
     runner: Runner, suite: Suite, tensors: Sequence[str], n_bytes: int
 ) -> Iterator[tuple[Indices, Mapping[str, Array]]]:
     """Images in order, and their tensors, which take about `n_bytes` at a time.
@@ -129,7 +129,7 @@ def measure_responses(
     by_name = {site.name: site for site in sites}
     parts: list[NDArray[np.float64]] = []
     maps = np.ones((len(filters), 2), np.int64)
-    for positions, answers in _in_chunks(runner, suite, tensors, _RESPONSES_BYTES):
+    for positions, answers in in_chunks(runner, suite, tensors, _RESPONSES_BYTES):
         rows = np.empty((4, len(filters), len(positions)))
         for number, filter in enumerate(filters):
             site = by_name[filter.site]

@@ -8,7 +8,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 COLOURS = {"red": (1, -0.5, -0.5), "green": (-0.5, 1, -0.5), "blue": (-0.4, -0.6, 1)}
 ORIENTATIONS = {"vertical": 0.0, "rising": 45.0, "horizontal": 90.0, "falling": 135.0}
-FREQUENCIES = {"low frequency": 12.0, "high frequency": 2.5}
+FREQUENCIES = {"high frequency": 2.4}
 SIDE = 7
 DETECTED = (*COLOURS, *ORIENTATIONS, *FREQUENCIES)
 """What the filters of the layer `detectors` detect, in their order."""
@@ -20,21 +20,21 @@ def waves(degrees: float, period: float, phase: float, side: int = SIDE) -> NDAr
     angle = np.deg2rad(degrees)
     along = columns * np.cos(angle) + rows * np.sin(angle)
     kernel = np.cos(2 * np.pi * along / period + phase)
-    kernel *= np.exp(-(rows**2 + columns**2) / (2 * (side / 3) ** 2))
+    kernel *= np.exp(-(rows**2 + columns**2) / (2 * (min(side, period) / 3) ** 2))
     kernel -= kernel.mean()
     return np.asarray(kernel / np.linalg.norm(kernel))
 
 
-def conv(
-    name: str, source: str, kernel: NDArray, bias: NDArray | None = None
-) -> tuple[list[NodeProto], dict[str, NDArray]]:
-    """A convolution that keeps the size, and its weights."""
-    pad = kernel.shape[-1] // 2
+def conv(name: str, source: str, kernel: NDArray) -> tuple[list[NodeProto], dict[str, NDArray]]:
+    """A convolution that keeps the size, and its weights; edges are repeated outwards."""
+    side = kernel.shape[-1] // 2
+    pads = np.array([0, 0, side, side] * 2, np.int64)
     weights = {f"{name}_w": kernel.astype(np.float32)}
-    if bias is not None:
-        weights[f"{name}_b"] = bias.astype(np.float32)
-    node = helper.make_node("Conv", [source, *weights], [f"{name}_y"], name, pads=[pad] * 4)
-    return [node], weights
+    nodes = [
+        helper.make_node("Pad", [source, f"{name}_pads"], [f"{name}_x"], mode="edge"),
+        helper.make_node("Conv", [f"{name}_x", f"{name}_w"], [f"{name}_y"], name),
+    ]
+    return nodes, {**weights, f"{name}_pads": pads}
 
 
 def network(
@@ -65,20 +65,21 @@ def detectors() -> ModelProto:
     A colour detector averages one colour less the others. A detector of orientation or frequency
     adds up bars of all phases, and of all orientations for a frequency, and takes off the others.
     """
-    kernels = [np.array(c)[:, None, None] * np.ones((SIDE, SIDE)) / 60 for c in COLOURS.values()]
+    near = np.pad(np.ones((5, 5)) / 60, (SIDE - 5) // 2)
+    kernels = [np.array(c)[:, None, None] * near for c in COLOURS.values()]
     banks: dict[str, list[int]] = {}
     for name, degrees in ORIENTATIONS.items():
         for phase in np.arange(4) * np.pi / 2:
             banks.setdefault(name, []).append(len(kernels))
-            kernels.append(np.repeat(waves(degrees, 5.0, phase)[None], 3, axis=0) / 3)
+            kernels.append(np.repeat(waves(degrees, 4.5, phase)[None], 3, axis=0) / 3)
     for name, period in FREQUENCIES.items():
         for degrees in 22.5 + 45.0 * np.arange(4):
             for phase in np.arange(4) * np.pi / 2:
                 banks.setdefault(name, []).append(len(kernels))
                 kernels.append(np.repeat(waves(degrees, period, phase)[None], 3, axis=0) / 3)
     first, weights = conv("parts", "image", np.stack(kernels))
-    blur = np.ones((5, 5)) / 25
-    second = np.zeros((len(DETECTED), len(kernels), 5, 5))
+    blur = np.ones((3, 3)) / 9
+    second = np.zeros((len(DETECTED), len(kernels), 3, 3))
     for unit, name in enumerate(DETECTED):
         if name in COLOURS:
             second[unit, unit] = blur

@@ -17,7 +17,9 @@ import csv
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ _MOST_IMAGES = 100_000
 _MOST_MASKS = 1_000_000
 _MOST_CONCEPTS = 65_535
 _MOST_TABLE_BYTES = 16 << 20
+_MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,7 @@ class ConceptFolder:
         known = {concept.number: place for place, concept in enumerate(self.concepts)}
         regions: list[Region] = []
         for file in self.masks[position]:
-            with _opened(file.path, size) as mask:
-                indices = np.asarray(fit(mask))
+            indices = np.asarray(fit(_read_mask(file.path, size)))
             if file.concept is not None:
                 regions.append((file.concept, indices != 0))
                 continue
@@ -129,18 +131,14 @@ def read_concept_folder(path: Path) -> ConceptFolder:
 def _images(folder: Path) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise DataError(f"{folder}: is missing; concept images lie in a sub-folder {IMAGES}")
-    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    shown = (file for file in folder.iterdir() if not file.name.startswith("."))
+    files = sorted(shown, key=lambda file: (file.stem, file.name))
     images = tuple(file for file in files if file.suffix.lower() in _IMAGE_ENDINGS)
     if not images:
         raise DataError(f"{folder}: holds no images; put PNG or JPEG files there")
     if len(images) > _MOST_IMAGES:
         raise DataError(f"{folder}: holds {len(images)} images and at most {_MOST_IMAGES} are read")
-    stems = [image.stem for image in images]
-    twice = (
-        next((stem for stem in stems if stems.count(stem) > 1), None)
-        if (len(set(stems)) < len(stems))
-        else None
-    )
+    twice = next((a.stem for a, b in pairwise(images) if a.stem == b.stem), None)
     if twice is not None:
         raise DataError(f"{folder}: two images are named {twice!r}; masks need names of their own")
     return images
@@ -236,37 +234,38 @@ def _check_concepts(concepts: list[Concept] | tuple[Concept, ...], where: Path) 
             seen.add(value)
 
 
-def _opened(path: Path, size: tuple[int, int] | None) -> Image.Image:
-    """A mask as an image of whole numbers: grey, palette or 16 bits.
+def _read_mask(path: Path, size: tuple[int, int] | None) -> Image.Image:
+    """A mask as an image of whole numbers, from grey, palette or 16 bits.
 
     Raises:
         DataError: it is damaged, no such PNG, or has another size than its image.
     """
+    with _refusals_named(path), path.open("rb") as file, Image.open(file, formats=("PNG",)) as mask:
+        n_pixels, limit = mask.width * mask.height, Image.MAX_IMAGE_PIXELS
+        if limit is not None and n_pixels > limit:
+            raise DataError(f"{path}: declares over {limit} pixels; scale the mask down")
+        if size is not None and (mask.height, mask.width) != size:
+            raise DataError(
+                f"{path}: has {mask.height} x {mask.width} pixels and its image {size[0]} x "
+                f"{size[1]}; a mask has the size of its image"
+            )
+        if mask.mode not in _MASK_MODES:
+            raise DataError(
+                f"{path}: is a PNG of mode {mask.mode}; a mask has one number a pixel (grey, "
+                "palette or 16 bits)"
+            )
+        return Image.fromarray(np.asarray(mask).astype(np.int32))
+
+
+@contextmanager
+def _refusals_named(path: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
-            mask = Image.open(path, formats=("PNG",))
-            pixels, limit = mask.width * mask.height, Image.MAX_IMAGE_PIXELS
-            if limit is not None and pixels > limit:
-                raise DataError(f"{path}: declares over {limit} pixels; scale the mask down")
-            if size is None or (mask.height, mask.width) == size:
-                mask.load()
+            yield
     except DataError:
         raise
     except Exception as error:  # broken bytes can make Pillow raise any error
         raise DataError(f"{path}: is no PNG that can be read ({first_line(error)})") from error
-    if size is not None and (mask.height, mask.width) != size:
-        raise DataError(
-            f"{path}: has {mask.height} x {mask.width} pixels and its image {size[0]} x {size[1]}; "
-            "a mask has the size of its image"
-        )
-    if mask.mode in ("1", "L", "P"):
-        return Image.fromarray(np.asarray(mask).astype(np.int32))
-    if mask.mode in ("I", "I;16", "I;16B"):
-        return Image.fromarray(np.asarray(mask).astype(np.int32))
-    raise DataError(
-        f"{path}: is a PNG of mode {mask.mode}; a mask has one number a pixel (grey, palette or "
-        "16 bits)"
-    )
 
 
 def stored_size(path: Path) -> tuple[int, int] | None:

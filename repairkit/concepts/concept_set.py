@@ -64,10 +64,15 @@ class ConceptMasks:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """In how many images each concept is seen, (n_concepts,)."""
-        counts = np.zeros(len(self.concepts), np.int64)
-        for image in self.images:
-            counts[np.unique(image.concepts)] += 1
-        return counts
+        return np.asarray(self.shown.sum(axis=0))
+
+    @cached_property
+    def shown(self) -> NDArray[np.bool_]:
+        """Whether each image shows each concept, (n_images, n_concepts)."""
+        shown = np.zeros((len(self.images), len(self.concepts)), bool)
+        for row, image in zip(shown, self.images, strict=True):
+            row[image.concepts] = True
+        return shown
 
     @property
     def shares(self) -> NDArray[np.float64]:

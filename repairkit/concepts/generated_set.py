@@ -21,7 +21,7 @@ Plane = NDArray[np.float64]
 BLOCKS = 24
 """Images of each concept, unless another number is asked for."""
 _AREA = 0.125  # of an image that its region covers, on average
-_CLOUDS, _COLOURED_CLOUDS, _GRAIN = 40.0, 25.0, 25.0  # standard deviations, of 255
+_CLOUDS, _COLOURED_CLOUDS, _GRAIN = 40.0, 35.0, 8.0  # standard deviations, of 255
 _SIDE = 32  # of the images for which the periods below are
 
 _COLOURS = {
@@ -32,8 +32,8 @@ _COLOURS = {
 }  # fmt: skip
 _GREYS = ("black", "white")
 _ORIENTATIONS = {"vertical": 0.0, "rising": 45.0, "horizontal": 90.0, "falling": 135.0}
-_MIDDLE_PERIOD = 5.0
-_PERIODS = {"low frequency": 12.0, "high frequency": 2.5}
+_MIDDLE_PERIOD = 4.5
+_PERIODS = {"low frequency": 8.5, "high frequency": 2.4}
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,9 @@
 The p value of a unit is the share of control units that score at least as high, itself counted in.
 Such p values of several units, which share one control, may be given to the step-up procedure of
 Benjamini & Hochberg (1995): it holds the expected share of false ones among those it names (Bates,
-Candes, Lei, Romano & Sesia 2023, "Testing for outliers with conformal p-values", theorem 2).
+Candes, Lei, Romano & Sesia 2023, "Testing for outliers with conformal p-values", theorem 2). Where
+all units are as random ones, every name is false, and then one is named at all with no more than
+that probability.
 """
 
 from __future__ import annotations

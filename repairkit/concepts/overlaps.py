@@ -177,18 +177,40 @@ class Overlaps:
 
 
 def resampled_iou(
-    pairs: PairCounts, *, n_draws: int, seed: int, level: float = 0.95
+    pairs: PairCounts,
+    shown: NDArray[np.bool_],
+    *,
+    n_draws: int,
+    seed: int,
+    level: float = 0.95,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The ends of a percentile interval over images, for the IoU of each pair, (n_units,) each.
 
-    Images are drawn with replacement (Efron 1979); all pairs share the draws.
+    Images are drawn with replacement (Efron 1979), those that show the concept of the pair and
+    those that do not apart, so that every draw has as many of either.
+
+    Args:
+        pairs: the counts.
+        shown: (n_units, n_images), whether an image shows the concept of the unit.
+        n_draws: how often images are drawn.
+        seed: of the draws.
+        level: of the interval.
     """
     n_units, n_images = pairs.shared.shape
-    rng = np.random.default_rng((seed, 0xB0))
-    times = rng.multinomial(n_images, np.full(n_images, 1 / n_images), n_draws).astype(np.float32)
-    shared = times @ pairs.shared.T.astype(np.float32)
-    union = times @ pairs.union.T.astype(np.float32)
-    drawn = shared / np.maximum(union, 1)
+    ends = np.zeros((2, n_units))
     tail = (1 - level) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0) if n_units else np.zeros((2, 0))
-    return low, high
+    _, first, kinds = np.unique(shown, axis=0, return_index=True, return_inverse=True)
+    for kind, example in enumerate(first.tolist()):
+        rng = np.random.default_rng((seed, 0xB0))
+        times = np.zeros((n_draws, n_images), np.float32)
+        for side in (True, False):
+            members = np.flatnonzero(shown[example] == side)
+            if len(members):
+                even = np.full(len(members), 1 / len(members))
+                times[:, members] = rng.multinomial(len(members), even, n_draws)
+        units = np.flatnonzero(kinds.reshape(-1) == kind)
+        shared, union = (
+            times @ counts[units].T.astype(np.float32) for counts in (pairs.shared, pairs.union)
+        )
+        ends[:, units] = np.quantile(shared / np.maximum(union, 1), [tail, 1 - tail], axis=0)
+    return ends[0], ends[1]

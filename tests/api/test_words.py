@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit import ScoreSettings, Settings, api
+from repairkit.api.concept_jobs import DissectKeywords
 from repairkit.api.estimating import AskKeywords, ScoreKeywords, Unattended
 from repairkit.api.job_settings import JobKeywords, job_settings
 from repairkit.api.models import AttackKeywords, ExportKeywords
@@ -53,6 +54,7 @@ TAKES: dict[str, tuple[Any, ...]] = {
     "patch": (PatchKeywords, Source),
     "attack": (AttackKeywords, Source, Pgd, Square),
     "export": (ExportKeywords,),
+    "dissect": (DissectKeywords,),
     **dict.fromkeys(
         ("init", "inspect", "list", "diff", "instrument", "means", "verify", "apply"),
         (JobKeywords,),

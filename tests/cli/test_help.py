@@ -33,6 +33,7 @@ COMMANDS = [
     "attack",
     "export",
     "compare",
+    "dissect",
     "curve",
     "report",
     "means",

@@ -43,6 +43,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "ask": [["five", "--metric", "loss", "--where", "polarity == 'dark-on-light'"]],
     "curve": [["one", "two", "-o", "curves.csv"]],
     "compare": [["one", "two"]],
+    "dissect": [[MODEL, "--data", DATA, "--blocks", "4", "--copies", "2", "-o", "concepts"]],
     "report": [["one"]],
     "means": [[MODEL, "--data", DATA, "-o", "means.json"]],
     "merge": [["half-a", "half-b", "-o", "merged"]],

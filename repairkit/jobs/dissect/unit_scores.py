@@ -109,8 +109,9 @@ def score_masks(
         for positions, answers in maps.stream(held_out):
             _add(second, positions, halves[1], answers)
             tell(int(positions[-1]) + 1)
+    shown = masks.shown[halves[1]].T
     return {
-        site.name: _mask_scores(second[site.name].pairs(), best[site.name], site, seed)
+        site.name: _mask_scores(second[site.name].pairs(), best[site.name], shown, site, seed)
         for site in maps.sites
     }
 
@@ -140,11 +141,15 @@ def _add(
 
 
 def _mask_scores(
-    pairs: overlaps.PairCounts, concept: NDArray[np.intp], site: Site, seed: int
+    pairs: overlaps.PairCounts,
+    concept: NDArray[np.intp],
+    shown: NDArray[np.bool_],
+    site: Site,
+    seed: int,
 ) -> MaskScores:
     own = slice(0, site.n_channels)
     filters = overlaps.PairCounts(pairs.shared[own], pairs.union[own], pairs.by_chance[own])
-    low, high = overlaps.resampled_iou(filters, n_draws=N_DRAWS, seed=seed)
+    low, high = overlaps.resampled_iou(filters, shown[concept[own]], n_draws=N_DRAWS, seed=seed)
     return MaskScores(concept=concept, iou=pairs.iou(), low=low, high=high, chance=filters.chance())
 
 

@@ -16,12 +16,12 @@ from repairkit.core import errors
 from repairkit.core.filters import Site
 from repairkit.core.suite import Suite
 from repairkit.engine.ort import versions
-from repairkit.engine.unit_maps import UnitMaps, has_maps
 from repairkit.formats import dissection_file as file
 from repairkit.formats.documents import outputs, to_json
 from repairkit.graph.random_layers import weights_count
 from repairkit.jobs.dissect import concept_images, unit_scores
 from repairkit.jobs.dissect.dissected import Dissected
+from repairkit.jobs.dissect.unit_maps import UnitMaps, has_maps
 from repairkit.jobs.output.destination import Places, check_replaced
 from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.subject import judging_the_model

@@ -16,8 +16,8 @@ from repairkit.concepts import overlaps, responding
 from repairkit.core.filters import Site
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Suite
-from repairkit.engine.unit_maps import UnitMaps
 from repairkit.jobs.dissect.concept_images import ConceptImages
+from repairkit.jobs.dissect.unit_maps import UnitMaps
 
 N_DRAWS = 500
 RESPONSES = ("peak", "mean")

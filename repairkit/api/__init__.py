@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
-    from repairkit.api.concept_jobs import dissect
+    from repairkit.api.concept_jobs import compare_concepts, dissect
     from repairkit.api.estimating import (
         Unattended,
         ask,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from repairkit.jobs.curve.overlaying import Curves
     from repairkit.jobs.diff.differing import Diff
     from repairkit.jobs.dissect.dissected import Detected, Dissected
+    from repairkit.jobs.dissect.valued_concepts import ValuedConcepts
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.repair.patched import Patched
     from repairkit.jobs.runs.comparing import Agreement, Agreements
@@ -83,11 +84,13 @@ __all__ = [
     "Square",
     "Terminated",
     "Unattended",
+    "ValuedConcepts",
     "Verified",
     "apply",
     "ask",
     "attack",
     "compare",
+    "compare_concepts",
     "copy_sample",
     "curve",
     "diff",
@@ -110,7 +113,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "repairkit.api.concept_jobs": "dissect",
+    "repairkit.api.concept_jobs": "compare_concepts dissect",
     "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
@@ -128,6 +131,7 @@ _HOMES = {
     "repairkit.jobs.curve.overlaying": "Curves",
     "repairkit.jobs.diff.differing": "Diff",
     "repairkit.jobs.dissect.dissected": "Detected Dissected",
+    "repairkit.jobs.dissect.valued_concepts": "ValuedConcepts",
     "repairkit.jobs.owners.merging": "By Merged",
     "repairkit.jobs.repair.patched": "Patched",
     "repairkit.jobs.runs.comparing": "Agreement Agreements",

@@ -7,7 +7,8 @@ from typing import Unpack
 
 from repairkit.api.job_settings import JobKeywords, check_keywords, open_job
 from repairkit.data.given import GivenAs
-from repairkit.jobs.dissect import dissected, dissecting
+from repairkit.formats.dissection_file import is_dissection
+from repairkit.jobs.dissect import dissected, dissecting, valued_concepts
 from repairkit.jobs.setup.workbench import Settings
 from repairkit.notebook.progress import shown_in_cell
 
@@ -71,3 +72,23 @@ def dissect(
     )
     subject, job = open_job(model, data, settings, more)
     return dissecting.dissect(subject, job, plan, out=None if out is None else Path(out))
+
+
+def compare_concepts(
+    run: str | Path, dissection: str | Path, *, metric: str | None = None, top_k: int = 20
+) -> valued_concepts.ValuedConcepts:
+    """Do filters of high value carry concepts more often? As `repairkit compare` shows.
+
+    Args:
+        run: a run folder.
+        dissection: the folder of a dissection of the same model, or its JSON file.
+        metric: the metric whose values are compared; the run's first if None.
+        top_k: filters at each end of the ranking that are held against others of their layers.
+
+    Raises:
+        RepairkitError: one of the two cannot be read, or they are of different models.
+    """
+    return valued_concepts.compare_concepts(Path(run), Path(dissection), metric=metric, top_k=top_k)
+
+
+__all__ = ["DissectKeywords", "compare_concepts", "dissect", "is_dissection"]

@@ -95,3 +95,75 @@ def _print_origin(concepts: Detection | None, images: Detection | None) -> None:
             f"concepts of whole images: {columns}; {images['n_chosen']} {images['part']} images "
             f"chose, {images['n_held_out']} others measured"
         )
+
+
+def print_valued(document: Mapping[str, Any]) -> None:
+    """Print whether filters of extreme value carry concepts more often; see `ValuedConcepts`."""
+    score = "IoU" if document["kind"] == "mask" else "AUC"
+    words = {"named": "share named", "detects": "share that detects", "score": f"mean {score}"}
+    printing.table(
+        f"Filters of extreme value for {document['metric']}, beside others of their layers",
+        ["values", "filters", "of", "they", "others", "difference", "by chance", "p"],
+        [
+            [
+                each["group"],
+                str(each["n"]),
+                words[each["measure"]],
+                *(_number(each[key], sign=key == "difference") for key in _MEANS),
+                _between(each),
+                _p(each["p"]),
+            ]
+            for each in document["groups"]
+        ],
+    )
+    printing.table(
+        f"Rank correlation with the {score} on held-out images, within layers",
+        ["of", "correlation", "by chance", "p"],
+        [
+            [each["of"], _number(each["correlation"], sign=True), _between(each), _p(each["p"])]
+            for each in document["links"]
+        ],
+    )
+    printing.table(
+        "By layer",
+        ["layer", "filters", "detect", "named", "highest", "lowest", "rank corr.", "they detect"],
+        [
+            [
+                each["site"],
+                *(str(each[key]) for key in ("n", "detects", "named", "n_highest", "n_lowest")),
+                _number(each["correlation"], sign=True),
+                ", ".join(f"{name} {n}" for name, n in list(each["categories"].items())[:4]),
+            ]
+            for each in document["layers"]
+        ],
+    )
+    printing.say(
+        "by chance: the middle 95 % where values are dealt out anew within each layer; p is "
+        "two-sided, from the same draws"
+    )
+    if document["noise"] is not None:
+        printing.say(
+            f"{100 * document['noise']:.0f} % of the spread of values within layers is the error "
+            "of their estimates"
+        )
+    for note in document["notes"]:
+        printing.say(f"note: {note}")
+
+
+_MEANS = ("mean", "others", "difference")
+
+
+def _number(value: float | None, *, sign: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if sign else f"{value:.3f}"
+
+
+def _between(each: Detection) -> str:
+    if each["chance_low"] is None:
+        return "-"
+    return f"{each['chance_low']:+.3f} to {each['chance_high']:+.3f}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"

@@ -174,17 +174,27 @@ _OF_JOB = (
 class CompareOptions:
     """Runs, and what to compare."""
 
-    runs: list[Path] = argument("Run folders of one model; two or more.", "RUN...", default=...)
+    runs: list[Path] = argument(
+        "Run folders of one model, two or more; or one run and a dissection of its model.",
+        "RUN...",
+        default=...,
+    )
     metric: str | None = option("The metric to compare; each run's first if left out.")
     top_k: int = option("Filters at each end of the rankings to compare.", default=20, min=1)
 
 
 def compare_command(comparing: CompareOptions, answer: AnswerOptions) -> None:
-    """Show how far runs agree: rank correlation, R2 and overlap of the top filters."""
-    from repairkit.api import estimating
+    """Show how far runs agree, or whether the filters that a run values detect concepts."""
+    from repairkit.api import concept_jobs, estimating
+    from repairkit.cli import concept_tables
     from repairkit.cli.result_tables import print_agreements
 
-    agreements = estimating.compare(comparing.runs, metric=comparing.metric, top_k=comparing.top_k)
+    words: Any = {"metric": comparing.metric, "top_k": comparing.top_k}
+    if len(comparing.runs) == 2 and concept_jobs.is_dissection(comparing.runs[1]):
+        found = concept_jobs.compare_concepts(*comparing.runs, **words)
+        answer.give(found.to_json, lambda: concept_tables.print_valued(found.to_json()))
+        return
+    agreements = estimating.compare(comparing.runs, **words)
     pairs = [agreement.to_json() for agreement in agreements]
     answer.give(
         lambda: {"comparisons": pairs}, lambda: print_agreements(pairs, len(comparing.runs))

@@ -99,10 +99,27 @@ def _print_origin(concepts: Detection | None, images: Detection | None) -> None:
 
 def print_valued(document: Mapping[str, Any]) -> None:
     """Print whether filters of extreme value carry concepts more often; see `ValuedConcepts`."""
-    score = "IoU" if document["kind"] == "mask" else "AUC"
+    for each in document["kinds"]:
+        _print_links(each, document["metric"])
+    printing.say(
+        "by chance: the middle 95 % where values are dealt out anew within each layer; p is "
+        "two-sided, from the same draws"
+    )
+    if document["noise"] is not None:
+        printing.say(
+            f"{100 * document['noise']:.0f} % of the spread of values within layers is the error "
+            "of their estimates"
+        )
+    for note in document["notes"]:
+        printing.say(f"note: {note}")
+
+
+def _print_links(known: Detection, metric: str) -> None:
+    masks = known["kind"] == "mask"
+    score, what = ("IoU", "masks") if masks else ("AUC", "whole images")
     words = {"named": "share named", "detects": "share that detects", "score": f"mean {score}"}
     printing.table(
-        f"Filters of extreme value for {document['metric']}, beside others of their layers",
+        f"Concepts of {what}: filters of extreme value for {metric}, beside others of their layers",
         ["values", "filters", "of", "they", "others", "difference", "by chance", "p"],
         [
             [
@@ -113,7 +130,7 @@ def print_valued(document: Mapping[str, Any]) -> None:
                 _between(each),
                 _p(each["p"]),
             ]
-            for each in document["groups"]
+            for each in known["groups"]
         ],
     )
     printing.table(
@@ -121,7 +138,7 @@ def print_valued(document: Mapping[str, Any]) -> None:
         ["of", "correlation", "by chance", "p"],
         [
             [each["of"], _number(each["correlation"], sign=True), _between(each), _p(each["p"])]
-            for each in document["links"]
+            for each in known["links"]
         ],
     )
     printing.table(
@@ -134,19 +151,10 @@ def print_valued(document: Mapping[str, Any]) -> None:
                 _number(each["correlation"], sign=True),
                 ", ".join(f"{name} {n}" for name, n in list(each["categories"].items())[:4]),
             ]
-            for each in document["layers"]
+            for each in known["layers"]
         ],
     )
-    printing.say(
-        "by chance: the middle 95 % where values are dealt out anew within each layer; p is "
-        "two-sided, from the same draws"
-    )
-    if document["noise"] is not None:
-        printing.say(
-            f"{100 * document['noise']:.0f} % of the spread of values within layers is the error "
-            "of their estimates"
-        )
-    for note in document["notes"]:
+    for note in known["notes"]:
         printing.say(f"note: {note}")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 Kind = Literal["mask", "image"]
+KINDS: tuple[Kind, ...] = ("mask", "image")
 _FEWEST = 8
 _FEW_MEMBERS = 10
 _NOISY = 0.5
@@ -84,6 +85,31 @@ class LayerConcepts:
     top_categories: Mapping[str, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConceptLinks:
+    """Values beside concepts of one kind.
+
+    Attributes:
+        kind: `mask`, whose scores are IoU, or `image`, whose scores are AUC.
+        n_filters: that have a value and a concept of this kind.
+        groups: filters of extreme value beside others of their layers.
+        links: rank correlations.
+        layers: in the order of the model.
+        notes: what the reader should know.
+    """
+
+    kind: Kind
+    n_filters: int
+    groups: tuple[GroupShare, ...]
+    links: tuple[RankLink, ...]
+    layers: tuple[LayerConcepts, ...]
+    notes: tuple[str, ...]
+
+    def group(self, group: str, measure: str) -> GroupShare:
+        """The entry of a group and a measure."""
+        return next(g for g in self.groups if (g.group, g.measure) == (group, measure))
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ValuedConcepts:
     """What `compare RUN DISSECTION` finds.
@@ -92,57 +118,48 @@ class ValuedConcepts:
         run: the run folder.
         dissection: the dissection.
         metric: whose values are compared.
-        kind: `mask` (IoU) or `image` (AUC).
-        n_filters: that both know.
         noise: share of the spread of values within layers that is their estimates' error; None
             where the run states no errors.
-        groups: filters of extreme value beside others of their layers.
-        links: rank correlations.
-        layers: in the order of the model.
-        notes: what the reader should know.
+        kinds: what each kind of concepts shows, masks first.
+        notes: what the reader should know of the run.
     """
 
     run: str
     dissection: str
     metric: str
-    kind: Kind
-    n_filters: int
     noise: float | None
-    groups: tuple[GroupShare, ...]
-    links: tuple[RankLink, ...]
-    layers: tuple[LayerConcepts, ...]
+    kinds: tuple[ConceptLinks, ...]
     notes: tuple[str, ...]
 
     def __repr__(self) -> str:
-        link = self.links[0]
-        known = link.correlation is not None and link.p is not None
-        words = f", rank correlation {link.correlation:+.2f} (p = {link.p:.2g})" if known else ""
-        return f"ValuedConcepts: {counted(self.n_filters, 'filter')}{words}"
+        words = []
+        for each in self.kinds:
+            link = each.links[0]
+            if link.correlation is not None:
+                words.append(f"{each.kind} rank correlation {link.correlation:+.2f}")
+        n = max(each.n_filters for each in self.kinds)
+        return f"ValuedConcepts: {', '.join([counted(n, 'filter'), *words])}"
 
     def to_json(self) -> dict[str, Any]:
-        document = asdict(self)
-        return {**document, "notes": list(self.notes)}
+        return asdict(self)
 
     def to_pandas(self) -> DataFrame:
-        """A row for each group and measure.
+        """A row for each kind of concepts, group and measure.
 
         Raises:
             SettingsError: pandas is not installed; it comes with `repairkit[pandas]`.
         """
-        return frames.frame(asdict(each) for each in self.groups)
+        return frames.frame(
+            {"kind": each.kind, **asdict(group)} for each in self.kinds for group in each.groups
+        )
 
     def _repr_html_(self) -> str:
-        """For a notebook: the groups, then the layers."""
-        groups = [asdict(each) for each in self.groups]
-        layers = [
-            {k: v for k, v in asdict(each).items() if not isinstance(v, dict)}
-            for each in self.layers
-        ]
-        return cells.cell(
-            cells.sentence(repr(self).partition(": ")[2], "Values and concepts"),
-            cells.table_of("Filters of extreme value, and others of their layers", groups),
-            cells.table_of("Layers", layers),
-        )
+        """For a notebook: the groups of each kind."""
+        parts = [cells.sentence(repr(self).partition(": ")[2], "Values and concepts")]
+        for each in self.kinds:
+            title = f"Filters of extreme value, and others of their layers ({each.kind})"
+            parts.append(cells.table_of(title, [asdict(group) for group in each.groups]))
+        return cells.cell(*parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,27 +216,36 @@ def compare_concepts(
     rows = folder.read_rows()
     first = wanted == next(iter(values))
     standard = {r.filter: r.std_error if first else r.errors.get(wanted, np.nan) for r in rows}
-    kind: Kind = "mask" if document["concepts"] is not None else "image"
-    table = _table(document, kind, values[wanted], standard)
-    if len(table.value) < _FEWEST:
+    tables = {kind: _table(document, kind, values[wanted], standard) for kind in KINDS}
+    known = {kind: table for kind, table in tables.items() if len(table.value) >= _FEWEST}
+    if not known:
         raise errors.RunFolderError(
-            f"{run} and {dissection} share {len(table.value)} filters with concepts of this kind, "
-            f"and {_FEWEST} are the least; score and dissect the same --sites"
+            f"{run} and {dissection} share fewer than {_FEWEST} filters with concepts; score and "
+            "dissect the same --sites"
         )
-    seed = document["settings"]["seed"]
-    ends = _ends(table, top_k)
-    noise = _noise(table)
+    noise = _noise(max(known.values(), key=lambda table: len(table.value)))
     return ValuedConcepts(
         run=str(run),
         dissection=str(dissection),
         metric=wanted,
+        noise=noise,
+        kinds=tuple(
+            _links_of(kind, table, top_k, document["settings"]["seed"])
+            for kind, table in known.items()
+        ),
+        notes=tuple(_notes(noise, wanted in scored.get("less_is_better", []))),
+    )
+
+
+def _links_of(kind: Kind, table: _Table, top_k: int, seed: int) -> ConceptLinks:
+    ends = _ends(table, top_k)
+    return ConceptLinks(
         kind=kind,
         n_filters=len(table.value),
-        noise=noise,
         groups=tuple(_groups(table, ends, seed)),
         links=tuple(_links(table, seed)),
         layers=tuple(_layers(table, ends)),
-        notes=tuple(_notes(table, ends, noise, wanted in scored.get("less_is_better", []))),
+        notes=tuple(_notes_of(table, ends)),
     )
 
 
@@ -356,12 +382,7 @@ def _noise(table: _Table) -> float | None:
     return min(1.0, float((table.error**2).mean()) / variance) if variance > 0 else 1.0
 
 
-def _notes(
-    table: _Table,
-    ends: Mapping[Literal["highest", "lowest"], NDArray[np.bool_]],
-    noise: float | None,
-    less_is_better: bool,
-) -> list[str]:
+def _notes(noise: float | None, less_is_better: bool) -> list[str]:
     notes = []
     if noise is None:
         notes.append("the run states no standard errors, so that nobody knows how much is noise")
@@ -370,16 +391,22 @@ def _notes(
             f"{100 * noise:.0f} % of the spread of values within layers is the error of their "
             "estimates: a link would show weaker than it is; score with more evaluations"
         )
-    for group, members in ends.items():
-        if members.sum() < _FEW_MEMBERS:
-            notes.append(
-                f"only {counted(int(members.sum()), 'filter')} of {group} value: only a large "
-                "difference could show"
-            )
-    if not table.named.any():
-        notes.append("no filter is named, so that shares of named filters say nothing")
     if less_is_better:
         notes.append("less of this metric is better: filters of highest value harm")
+    return notes
+
+
+def _notes_of(
+    table: _Table, ends: Mapping[Literal["highest", "lowest"], NDArray[np.bool_]]
+) -> list[str]:
+    notes = [
+        f"only {counted(int(members.sum()), 'filter')} of {group} value: only a large difference "
+        "could show"
+        for group, members in ends.items()
+        if members.sum() < _FEW_MEMBERS
+    ]
+    if not table.named.any():
+        notes.append("no filter is named, so that shares of named filters say nothing")
     return notes
 
 

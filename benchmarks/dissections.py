@@ -1,0 +1,181 @@
+"""Do filters of high value carry concepts more often than others of their layers?
+
+Scores the accuracy of each network (method `auto`), dissects it on drawn concepts and on its
+classes, and compares the two. resnet8 is MLPerf Tiny's ResNet-8 on CIFAR-10, of the zoo
+(`$REPAIRKIT_ZOO`, or ../shared/zoo); fashion is network-1000 of benchmarks/trained.py, which is
+trained here. `--random N` measures how often layers of random weights get a name. `--json FILE`
+keeps what was found, and `-o PLOT.svg` draws it; `--drawn FILE` draws what an earlier run kept.
+
+    python benchmarks/dissections.py resnet8 fashion --random 20 --json FILE -o PLOT.svg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import onnx
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import repairkit
+from benchmarks import plots, trained
+from repairkit.api import ValuedConcepts
+from repairkit.cli.concept_tables import print_dissected, print_valued
+from tests import concept_nets
+
+Row = dict[str, Any]
+_COLOURS = {"mask": "#3f8fd6", "image": "#d6803f"}
+_MEASURES = {"detects": "share that detects", "score": "mean IoU or AUC"}
+
+
+def resnet8() -> tuple[Path, Any, dict[str, Any]]:
+    """The model, its images, and how they are prepared."""
+    with np.load(trained.ZOO / "data" / "cifar10_jpeg_test10k.npz") as stored:
+        images = stored["x"], stored["y"]
+    return trained.ZOO / "models" / "mlperf_resnet8.onnx", images, {}
+
+
+def fashion() -> tuple[Path, Any, dict[str, Any]]:
+    """The model, its images, and how they are prepared."""
+    made = trained.make("network-1000")
+    return made.model, made.data, {"scale": "1/255"}
+
+
+NETWORKS = {"resnet8": resnet8, "fashion": fashion}
+
+
+def answer(name: str, seconds: float, copies: int) -> Row:
+    """The answer for one network."""
+    model, data, words = NETWORKS[name]()
+    with tempfile.TemporaryDirectory() as folder:
+        run, out = Path(folder) / "run", Path(folder) / "dissection"
+        began = time.process_time()
+        repairkit.score(model, data, out=run, time_limit=seconds, curve=False, workers=1, **words)
+        scored = time.process_time()
+        done = repairkit.dissect(model, data, out=out, copies=copies, **words)
+        dissected = time.process_time()
+        found = repairkit.compare_concepts(run, out)
+    print(f"\n== {name}: {scored - began:.0f} CPU s to score, {dissected - scored:.0f} to dissect")
+    print_dissected(done.document)
+    print_valued(found.to_json())
+    return {"name": name, **_kept(found), "layers": done.document["layers"]}
+
+
+def _kept(found: ValuedConcepts) -> Row:
+    document = found.to_json()
+    return {name: document[name] for name in ("noise", "kinds", "notes")}
+
+
+def false_names(n: int, widths: tuple[int, ...] = (16, 16), side: int = 5) -> Row:
+    """How often filters and layers of networks of random weights are named."""
+    named, layers, detect, filters = 0, 0, 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(n):
+            path = Path(folder) / "model.onnx"
+            onnx.save(concept_nets.random_network(seed, widths, side), path)
+            document = repairkit.dissect(path, blocks=8, seed=seed).document
+            masks = [each["mask"] for each in document["filters"]]
+            by_layer = Counter(
+                each["site"]
+                for each, mask in zip(document["filters"], masks, strict=True)
+                if mask is not None and mask["named"]
+            )
+            named += sum(by_layer.values())
+            layers += len(by_layer)
+            detect += sum(mask is not None and mask["detects"] for mask in masks)
+            filters += len(masks)
+    n_layers = n * len(widths)
+    print(
+        f"\n== {n} networks of random weights, {side} x {side} kernels: {layers} of {n_layers} "
+        f"layers have a named filter ({layers / n_layers:.1%}, stated 5 %); {named} of {filters} "
+        f"filters are named, and {detect} detect ({detect / filters:.1%})"
+    )
+    return {
+        "n_layers": n_layers, "layers": layers, "filters": filters, "named": named,
+        "detect": detect, "side": side,
+    }  # fmt: skip
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Differences between filters of extreme value and others, with what chance gives."""
+    with mpl.rc_context(plots._SETTINGS):
+        figure = Figure(figsize=(7.2, 0.9 + 0.55 * len(rows) * 2))
+        panels = figure.subplots(1, 2, sharey=True)
+        for panel, (measure, words) in zip(panels, _MEASURES.items(), strict=True):
+            _draw_panel(panel, rows, measure)
+            panel.set_xlabel(f"{words}: filters of extreme value less others")
+        panels[0].legend(loc="upper left", bbox_to_anchor=(0, 1.16), ncols=2, handlelength=1.2)
+        figure.tight_layout()
+    return figure
+
+
+def _entries(rows: list[Row]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for row in rows:
+        for group in ("highest", "lowest"):
+            for kind in row["kinds"]:
+                yield (
+                    f"{row['name']}: {group} values",
+                    kind["kind"],
+                    {g["measure"]: g for g in kind["groups"] if g["group"] == group},
+                )
+
+
+def _draw_panel(panel: Axes, rows: list[Row], measure: str) -> None:
+    names = list(dict.fromkeys(name for name, _, _ in _entries(rows)))
+    seen: set[str] = set()
+    for name, kind, groups in _entries(rows):
+        each, colour = groups[measure], _COLOURS[kind]
+        place = names.index(name) + (-0.15 if kind == "mask" else 0.15)
+        if each["difference"] is None:
+            continue
+        panel.plot(
+            [each["chance_low"], each["chance_high"]], [place, place], color=colour, alpha=0.35,
+            linewidth=6, solid_capstyle="butt",
+        )  # fmt: skip
+        label = {"mask": "concepts with masks", "image": "classes"}[kind]
+        panel.plot(
+            [each["difference"]], [place], "o", color=colour, markersize=4.5,
+            label=None if label in seen else label,
+        )  # fmt: skip
+        seen.add(label)
+    panel.axvline(0, color=plots._INK, linewidth=0.8, linestyle=":")
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.grid(axis="x")
+
+
+def main() -> None:
+    """Read the options, answer, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []])
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--copies", type=int, default=20)
+    parser.add_argument("--random", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--drawn", type=Path)
+    parser.add_argument("-o", "--out", type=Path)
+    options = parser.parse_args()
+    rows = [] if options.drawn is None else json.loads(options.drawn.read_text())["rows"]
+    rows += [answer(name, options.seconds, options.copies) for name in options.networks]
+    random = [false_names(options.random, side=side) for side in (3, 5)] if options.random else []
+    if options.json is not None:
+        options.json.write_text(json.dumps({"rows": rows, "random": random}, indent=1) + "\n")
+    if options.out is not None:
+        with mpl.rc_context(plots._SETTINGS):
+            draw(rows).savefig(options.out, transparent=True, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,6 @@ from repairkit.core.process.text import clean
 from repairkit.core.process.trust import GivenName, without
 from repairkit.core.scores import Budget, Estimator, Progress
 from repairkit.data.given import GivenAs, as_data
-from repairkit.formats.dissection_file import is_dissection
 from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.ask import asking
 from repairkit.jobs.ask.choosing import ImageChoice
@@ -351,13 +350,7 @@ def compare(
     Raises:
         RepairkitError: a run cannot be read, or the runs share no filters.
     """
-    paths = [Path(run) for run in runs]
-    if any(map(is_dissection, paths[1:])):
-        raise errors.SettingsError(
-            f"{paths[-1]}: is a dissection; compare a run with it by compare_concepts(run, "
-            "dissection)"
-        )
-    return comparing.compare(paths, metric=metric, top_k=top_k)
+    return comparing.compare([Path(run) for run in runs], metric=metric, top_k=top_k)
 
 
 def curve(

@@ -13,6 +13,7 @@ from repairkit.core import errors
 from repairkit.core.process.text import counted
 from repairkit.estimators.samples import rank_correlation
 from repairkit.formats import effects, run_file
+from repairkit.formats.dissection_file import is_dissection
 from repairkit.jobs.runs.run_document import differing, settings_in
 from repairkit.notebook import cells, frames
 
@@ -91,13 +92,19 @@ def compare(runs: Sequence[Path], *, metric: str | None = None, top_k: int = 20)
         top_k: how many filters at each end of the ranking are held against each other.
 
     Raises:
-        SettingsError: fewer than two runs.
+        SettingsError: fewer than two runs, or a dissection among several.
         RunFolderError: a run is broken, of another model, lacks the metric, or shares no two
             filters with another.
     """
     if len(runs) < _FEWEST:
         raise errors.SettingsError(
             f"{len(runs)} run was given and two or more are compared; name them"
+        )
+    dissection = next(filter(is_dissection, runs), None)
+    if dissection is not None:
+        raise errors.SettingsError(
+            f"{dissection}: is a dissection; compare one run with it, by compare_concepts(run, "
+            "dissection) or `repairkit compare RUN DISSECTION`"
         )
     if top_k < 1:
         raise errors.SettingsError(f"--top-k is {top_k}; expected 1 or more")

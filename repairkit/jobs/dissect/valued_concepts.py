@@ -163,7 +163,7 @@ class ValuedConcepts:
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
+class _ValuesAndScores:
     """The filters that run and dissection know, as columns; arrays are (n_filters,)."""
 
     sites: tuple[str, ...]  # of layers, in order
@@ -237,7 +237,7 @@ def compare_concepts(
     )
 
 
-def _links_of(kind: Kind, table: _Table, top_k: int, seed: int) -> ConceptLinks:
+def _links_of(kind: Kind, table: _ValuesAndScores, top_k: int, seed: int) -> ConceptLinks:
     ends = _ends(table, top_k)
     return ConceptLinks(
         kind=kind,
@@ -254,7 +254,7 @@ def _table(
     kind: Kind,
     values: Mapping[str, float],
     standard: Mapping[str, float],
-) -> _Table:
+) -> _ValuesAndScores:
     sites = tuple(layer["site"] for layer in document["layers"])
     rows = []
     for each in document["filters"]:
@@ -269,7 +269,7 @@ def _table(
             continue
         rows.append((sites.index(each["site"]), values[name], standard[name], *facts))
     columns = list(zip(*rows, strict=True)) or [()] * 7
-    return _Table(
+    return _ValuesAndScores(
         sites=sites,
         layer=np.array(columns[0], np.intp),
         value=np.array(columns[1], float),
@@ -281,7 +281,9 @@ def _table(
     )
 
 
-def _ends(table: _Table, top_k: int) -> dict[Literal["highest", "lowest"], NDArray[np.bool_]]:
+def _ends(
+    table: _ValuesAndScores, top_k: int
+) -> dict[Literal["highest", "lowest"], NDArray[np.bool_]]:
     n = len(table.value)
     k = max(1, min(top_k, n // 4))
     order = np.argsort(-table.value, kind="stable")
@@ -292,7 +294,9 @@ def _ends(table: _Table, top_k: int) -> dict[Literal["highest", "lowest"], NDArr
 
 
 def _groups(
-    table: _Table, ends: Mapping[Literal["highest", "lowest"], NDArray[np.bool_]], seed: int
+    table: _ValuesAndScores,
+    ends: Mapping[Literal["highest", "lowest"], NDArray[np.bool_]],
+    seed: int,
 ) -> list[GroupShare]:
     measures: dict[Literal["named", "detects", "score"], Values] = {
         "named": table.named.astype(float),
@@ -321,7 +325,7 @@ def _groups(
     return shares
 
 
-def _links(table: _Table, seed: int) -> list[RankLink]:
+def _links(table: _ValuesAndScores, seed: int) -> list[RankLink]:
     links = []
     ofs: dict[Literal["value", "size of value"], Values] = {
         "value": table.value,
@@ -342,7 +346,7 @@ def _links(table: _Table, seed: int) -> list[RankLink]:
 
 
 def _layers(
-    table: _Table, ends: Mapping[Literal["highest", "lowest"], NDArray[np.bool_]]
+    table: _ValuesAndScores, ends: Mapping[Literal["highest", "lowest"], NDArray[np.bool_]]
 ) -> list[LayerConcepts]:
     layers = []
     for number, site in enumerate(table.sites):
@@ -370,7 +374,7 @@ def _counts(categories: NDArray[np.str_]) -> dict[str, int]:
     return dict(Counter(categories.tolist()).most_common())
 
 
-def _noise(table: _Table) -> float | None:
+def _noise(table: _ValuesAndScores) -> float | None:
     """The share of the spread of values within layers that their standard errors explain."""
     if not np.isfinite(table.error).all() or not table.error.any():
         return None
@@ -397,7 +401,7 @@ def _notes(noise: float | None, less_is_better: bool) -> list[str]:
 
 
 def _notes_of(
-    table: _Table, ends: Mapping[Literal["highest", "lowest"], NDArray[np.bool_]]
+    table: _ValuesAndScores, ends: Mapping[Literal["highest", "lowest"], NDArray[np.bool_]]
 ) -> list[str]:
     notes = [
         f"only {counted(int(members.sum()), 'filter')} of {group} value: only a large difference "

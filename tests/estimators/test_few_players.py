@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from repairkit.core.game import Outcomes, Round
+from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round
 from repairkit.core.scores import Budget, Estimator
 from repairkit.estimators.auto import Auto
 from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.exact import shapley_values
-from repairkit.estimators.linear.drawing import falls_below, pilot_sizes
+from repairkit.estimators.linear.drawing import Level, falls_below, pilot_sizes
 from repairkit.estimators.linear.regression import FEW_PLAYERS, Regression
 from tests.games import SoftGame, TableGame, members
 
@@ -70,8 +72,80 @@ def test_where_v_falls_below_v_none_no_size_is_left_out() -> None:
     assert "cut off" in usual.scores.interval
 
 
-def test_noise_alone_is_no_fall() -> None:
+@pytest.mark.parametrize("chance", [0.001, 0.02, 0.1, 0.3, 0.5, 0.8])
+@pytest.mark.parametrize("n_rows", [64, 512])
+def test_noise_alone_is_no_fall(chance: float, n_rows: int) -> None:
+    """However rare a right answer by chance is: rows that show none are no proof that V is 0."""
     rng = np.random.default_rng(0)
-    sizes = pilot_sizes(100, 512)
-    falls = [falls_below(sizes, (rng.random(512) < 0.3).astype(float), 0.3) for _ in range(200)]
-    assert np.mean(falls) < 0.05
+    sizes = pilot_sizes(100, n_rows)
+    none = Level(chance, np.sqrt(chance * (1 - chance)))
+    drawn = (rng.random((200, n_rows)) < chance).astype(float)
+    assert np.mean([falls_below(sizes, values, none) for values in drawn]) < 0.05
+
+
+@given(st.integers(0, 2**16), st.floats(-5, 5), st.floats(0.1, 10))
+@settings(max_examples=30, deadline=None)
+def test_a_fall_does_not_depend_on_units_or_the_order_of_rows(
+    seed: int, origin: float, unit: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    sizes, values = pilot_sizes(50, 120), rng.standard_normal(120)
+    none = Level(0.4, 0.5)
+    said = falls_below(sizes, values, none)
+    order = rng.permutation(120)
+    scaled = Level(origin + unit * none.value, unit * none.spread)
+    assert falls_below(sizes[order], origin + unit * values[order], scaled) == said
+
+
+def test_neighbours_together_show_a_fall_that_none_shows_alone() -> None:
+    rng = np.random.default_rng(1)
+    sizes = pilot_sizes(1_000, 512)
+    grid = np.unique(sizes)
+    chances = np.where(sizes < grid[3], 0.9, np.where(sizes < grid[8], 0.15, 0.3))
+    none = Level(0.3, np.sqrt(0.3 * 0.7))
+    runs = (rng.random((100, 512)) < chances).astype(float)
+    together = [falls_below(sizes, values, none) for values in runs]
+    alone = [any(falls_below(sizes[k], v[k], none) for k in sizes == grid[:, None]) for v in runs]
+    assert np.mean(together) > 0.9
+    assert np.mean(alone) < 0.6
+
+
+def test_rows_of_the_empty_network_have_its_own_spread() -> None:
+    rng = np.random.default_rng(2)
+    weights = rng.random(40)
+    pool = ImagePool(weights / weights.sum(), np.zeros(40, np.int64))
+    by_image = rng.standard_normal(40)
+    drawn = by_image[rng.choice(40, (100_000, 4), p=pool.probabilities)].mean(axis=1)
+    none = Level.of(pool, by_image, 4)
+    assert none.value == pytest.approx(drawn.mean(), abs=0.01)
+    assert none.spread == pytest.approx(drawn.std(), rel=0.02)
+
+
+def test_a_network_of_many_classes_keeps_its_sizes() -> None:
+    """Right by chance in one case of fifty: the whole law would cost several times the rows."""
+    game = SimulatedChance(FEW_PLAYERS + 20, chance=0.02)
+    most = {
+        estimate(game, Regression(), budget=Budget(800), seed=seed).statistics["most_removed"]
+        for seed in range(6)
+    }
+    assert max(most) < game.facts.n_players - 1
+
+
+class SimulatedChance:
+    """V falls evenly to chance, where a tenth of the players is left, and stays there."""
+
+    def __init__(self, n_players: int, chance: float) -> None:
+        self.luck = np.arange(500) < 500 * chance
+        self.facts = GameFacts(
+            n_players=n_players,
+            metrics=("accuracy",),
+            score_widths=(1.0,),
+            pool=ImagePool.uniform(len(self.luck)),
+        )
+
+    def play(self, round: Round) -> Outcomes:
+        everyone = np.broadcast_to(np.arange(len(self.luck)), (len(round), len(self.luck)))
+        images = everyone if round.images is None else round.images
+        left = round.coalitions.mean(axis=1)[:, None]
+        strong = (images * 7919 % 500) / 500 > 2 * (1 - left) + 0.02
+        return Outcomes((strong | self.luck[images]).astype(float)[:, :, None])

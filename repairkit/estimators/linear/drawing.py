@@ -5,6 +5,8 @@ sizes are drawn by a law up to that number. `Split` says how much of a budget go
 single removals, and how much into rows.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -26,7 +28,7 @@ BALANCED: tuple[AnyLaw, ...] = ("balanced", "semivalue")
 LAWS: tuple[Law, ...] = get_args(Law)
 MEASURED = 12
 LEAST_ROUND = 256
-_SURE = 3.0  # standard errors: a dozen sizes are looked at
+_SURE = 3.0  # standard errors: a dozen sizes are looked at, alone and with their neighbours
 _LEAST_IMAGES, _MOST_IMAGES = 12, 128
 _SHARE_OF_TABLE, _MOST_OF_TABLE = 0.02, 0.15
 _LEAST_ROWS, _MOST_ROWS = 128, 512
@@ -62,6 +64,21 @@ class RegressionPlan:
     scaled: bool
 
 
+@dataclass(frozen=True)
+class Level:
+    """V of one coalition, and the standard deviation that a drawn row's outcome has around it."""
+
+    value: float
+    spread: float
+
+    @classmethod
+    def of(cls, pool: game.ImagePool, by_image: Floats, images_per_row: int) -> Level:
+        """From the outcomes of all images, (n_images,), as drawn rows would give them."""
+        value = float(pool.probabilities @ by_image)
+        variance = float(pool.probabilities @ (by_image - value) ** 2)
+        return cls(value, (variance / images_per_row) ** 0.5)
+
+
 def check_errors_over(errors_over: str, images_per_coalition: int) -> None:
     """Raise SettingsError for settings that contradict one another."""
     if errors_over not in get_args(ErrorsOver):
@@ -74,13 +91,15 @@ def check_errors_over(errors_over: str, images_per_coalition: int) -> None:
 
 
 def read_pilot(
-    plan: RegressionPlan, values: Floats, *, full: float, empty: float, n_players: int
+    plan: RegressionPlan, values: Floats, *, full: float, none: Level, n_players: int
 ) -> tuple[AnyLaw, int]:
     """The law of sizes and the largest size, from the values of a pilot's rows, (n_rows,)."""
     sizes = pilot_sizes(n_players, len(values))
-    if not plan.settled and falls_below(sizes, values, empty):
+    if not plan.settled and falls_below(sizes, values, none):
         return "shapley", n_players - 1
-    most = find_collapse(sizes, values, full=full, empty=empty, lost=plan.lost, n_players=n_players)
+    most = find_collapse(
+        sizes, values, full=full, empty=none.value, lost=plan.lost, n_players=n_players
+    )
     return plan.law, most
 
 
@@ -198,20 +217,32 @@ def find_collapse(
     return int(np.clip(round(float(size)), 1, n_players - 1))
 
 
-def falls_below(sizes: Ints, values: Floats, empty: float) -> bool:
-    """Whether V is surely less at some of the pilot's sizes than with no player present.
+def falls_below(sizes: Ints, values: Floats, none: Level) -> bool:
+    """Whether V is surely less than with no player present, at some neighbours among the sizes.
 
     That happens where the empty network does well by chance, for instance by always giving the
     commonest class. The last removals then win back what the others lost, so that a value that
     leaves them out is a different one.
+
+    Rows are few, and where few outcomes are other than zero they may show no spread at all. So
+    their errors are at least those that as many rows without any player would have; and sizes
+    beside one another are looked at together, too.
+
+    Args:
+        sizes: of the pilot's rows, (n_rows,).
+        values: their outcomes, (n_rows,).
+        none: V(none).
     """
-    for size in np.unique(sizes):
-        of_size = values[sizes == size]
-        if len(of_size) > 1:
-            error = float(of_size.std(ddof=1)) / np.sqrt(len(of_size))
-            if empty - of_size.mean() > _SURE * max(error, np.finfo(float).eps):
-                return True
-    return False
+    grid, place = np.unique(sizes, return_inverse=True)
+    above = values - none.value
+    by_size = [np.bincount(place, x, len(grid)) for x in (np.ones(len(above)), above, above**2)]
+    before = np.concatenate([np.zeros((3, 1)), np.cumsum(by_size, axis=1)], axis=1)
+    first, last = np.triu_indices(len(grid) + 1, 1)
+    counts, sums, squares = before[:, last] - before[:, first]
+    means = sums / counts
+    own = np.maximum(squares / counts - means**2, 0.0) * counts / np.maximum(counts - 1, 1)
+    errors = np.maximum(np.sqrt(own), max(none.spread, np.finfo(float).eps)) / np.sqrt(counts)
+    return bool(((counts > 1) & (means < -_SURE * errors)).any())
 
 
 def _falling(means: Floats, counts: Ints) -> Floats:

@@ -220,10 +220,13 @@ class RegressionRun:
             self.ends = outcomes.values.copy()
             self.baseline, self.empty = (_as_on_drawn_rows(self, outcomes, end) for end in (0, 1))
         elif not self.most:
-            guard, n = self.facts.guard, self.facts.n_players
-            full, empty = (float(end) for end in self.ends[:, guard])
+            guard, per_row = self.facts.guard, self.plan.images_per_coalition
             self.law, self.most = drawing.read_pilot(
-                self.plan, outcomes.values[:, guard], full=full, empty=empty, n_players=n
+                self.plan,
+                outcomes.values[:, guard],
+                full=float(self.ends[0, guard]),
+                none=drawing.Level.of(self.facts.pool, self.empty[:, guard], per_row),
+                n_players=self.facts.n_players,
             )
             self.rows = _no_rows(self)
         else:

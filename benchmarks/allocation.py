@@ -21,6 +21,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,10 +38,13 @@ from repairkit.data.parts import PartPlan
 from repairkit.engine.cones.cone_costs import cone_shares, per_filter
 from repairkit.engine.model_game import ModelGame
 from repairkit.estimators.driving.driver import Estimation, estimate
+from repairkit.estimators.samples import rank_correlation
 from repairkit.estimators.walking.stars import Stars
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings
+
+Floats = NDArray[np.float64]
 
 NAMES = ("squeezenet1.0", "resnet18", "mlperf_resnet8")
 BAR = 0.25
@@ -128,8 +132,10 @@ def plain_seconds(bench: Bench) -> float:
     return (time.process_time() - began) / len(suite)
 
 
-def check_costs(bench: Bench, game: ModelGame, shares: dict[str, float], n_images: int) -> None:
-    """Print what a marginal of each site takes, by arithmetic and by time."""
+def check_costs(
+    bench: Bench, game: ModelGame, shares: dict[str, float], n_images: int
+) -> dict[str, float]:
+    """Print what a marginal of each site takes, by arithmetic and by time; the latter by site."""
     n, rng, rows = game.facts.n_players, np.random.default_rng(0), []
     for site, part in bench.roster.slices.items():
         chosen = rng.choice(np.arange(n)[part], min(6, part.stop - part.start), replace=False)
@@ -153,6 +159,32 @@ def check_costs(bench: Bench, game: ModelGame, shares: dict[str, float], n_image
         f"{np.corrcoef(table[:, 1:].T)[0, 1]:.3f}",
         flush=True,
     )
+    return dict(zip(bench.roster.slices, table[:, 2].tolist(), strict=True))
+
+
+def tell_least(some: SomePlayers, costs: Mapping[str, Floats]) -> None:
+    """Print what images by spread and cost come to where both are known from the first image on.
+
+    A player of spread s and cost c gets images in proportion to s / sqrt(c), so that the average
+    marginal costs sum(s sqrt(c)) / sum(s / sqrt(c)): no choice is left, and no pilot is paid.
+    """
+    n = some.facts.n_players
+    lacking = np.concatenate([np.ones((1, n), bool), ~np.eye(n, dtype=bool)])
+    scores = some.play(Round(lacking)).scores[:, :, 0]
+    spreads = (scores[0] - scores[1:]).std(axis=1)
+    squares = float((spreads**2).sum())
+    for name, cost in costs.items():
+        root = np.sqrt(cost)
+        total = float(spreads @ root)
+        print(
+            f"  at its best, costs by {name}: the average marginal "
+            f"{total / (spreads / root).sum():.3f} plain passes ({cost.mean():.3f} even, "
+            f"{root.sum() / (1 / root).sum():.3f} were all spreads equal); "
+            f"{squares * cost.sum() / total**2:.2f} times the precision of a pass, so that an even "
+            f"marginal's costs {total**2 / squares / n:.3f}; rank correlation of spread and cost "
+            f"{rank_correlation(spreads, cost):.2f}",
+            flush=True,
+        )
 
 
 def measure(name: str, asked: argparse.Namespace, folder: Path) -> list[Line]:
@@ -164,12 +196,16 @@ def measure(name: str, asked: argparse.Namespace, folder: Path) -> list[Line]:
     assert shares is not None
     n = len(bench.roster)
     print(f"{name}: {n} filters, {len(suite)} images, {game.path}")
-    if not asked.no_check:
-        check_costs(bench, game, dict(shares), asked.batch)
     players = np.unique(np.linspace(0, n - 1, min(asked.players, n)).round().astype(np.intp))
-    costs = tuple((1, cost) for cost in per_filter(bench.working, shares)[players].tolist())
+    by_arithmetic = per_filter(bench.working, shares)[players]
+    if not asked.no_check:
+        timed = check_costs(bench, game, dict(shares), asked.batch)
+        by_time = per_filter(bench.working, timed)[players]
+        both = {"arithmetic": by_arithmetic, "time": by_time}
+        tell_least(SomePlayers(game, players), both)
+    costs = tuple((1, cost) for cost in by_arithmetic.tolist())
     lines = []
-    for way in ("even", "spread and cost"):
+    for way in () if asked.least else ("even", "spread and cost"):
         some = SomePlayers(game, players)
         settings = Stars(
             most_removed=asked.removed,
@@ -198,6 +234,8 @@ def measure(name: str, asked: argparse.Namespace, folder: Path) -> list[Line]:
             f"squared error x passes {line.error_times_passes:.4g}",
             flush=True,
         )
+    if asked.least:
+        return lines
     even, ours = lines
     gain = even.error_times_passes / ours.error_times_passes
     print(
@@ -219,6 +257,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.25)
     parser.add_argument("--removed", type=float, default=0.0, help="share that coalitions may lack")
     parser.add_argument("--no-check", action="store_true", help="leave out the check of costs")
+    parser.add_argument("--least", action="store_true", help="only what is possible at best")
     parser.add_argument("--json", type=Path, help="write the rows here")
     asked = parser.parse_args()
     lines = []

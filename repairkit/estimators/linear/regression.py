@@ -220,14 +220,7 @@ class RegressionRun:
             self.ends = outcomes.values.copy()
             self.baseline, self.empty = (_as_on_drawn_rows(self, outcomes, end) for end in (0, 1))
         elif not self.most:
-            guard, per_row = self.facts.guard, self.plan.images_per_coalition
-            self.law, self.most = drawing.read_pilot(
-                self.plan,
-                outcomes.values[:, guard],
-                full=float(self.ends[0, guard]),
-                none=drawing.Level.of(self.facts.pool, self.empty[:, guard], per_row),
-                n_players=self.facts.n_players,
-            )
+            self.law, self.most = _read_pilot(self, outcomes.values[:, self.facts.guard])
             self.rows = _no_rows(self)
         else:
             asked = self.ask() if outcomes.asked is None else outcomes.asked
@@ -323,6 +316,13 @@ def _sizes(run: RegressionRun, rng: np.random.Generator, n_known: int) -> NDArra
         return drawing.draw_sizes(rng, shares, 0, n_rows)
     shares = drawing.probabilities(run.law, least, run.most, n)
     return drawing.draw_sizes(rng, shares, least, n_rows)
+
+
+def _read_pilot(run: RegressionRun, values: Floats) -> tuple[drawing.AnyLaw, int]:
+    guard, per_row = run.facts.guard, run.plan.images_per_coalition
+    none = drawing.Level.of(run.facts.pool, run.empty[:, guard], per_row)
+    full, n = float(run.ends[0, guard]), run.facts.n_players
+    return drawing.read_pilot(run.plan, values, full=full, none=none, n_players=n)
 
 
 def _no_rows(run: RegressionRun) -> RegressionRows:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Instrumented,
         attack,
         diff,
+        dream,
         export,
         inspect,
         instrument,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from repairkit.jobs.diff.differing import Diff
     from repairkit.jobs.dissect.dissected import Detected, Dissected
     from repairkit.jobs.dissect.valued_concepts import ValuedConcepts
+    from repairkit.jobs.dream.dream_writing import Dreamt
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.repair.patched import Patched
     from repairkit.jobs.runs.comparing import Agreement, Agreements
@@ -67,6 +69,7 @@ __all__ = [
     "Detected",
     "Diff",
     "Dissected",
+    "Dreamt",
     "Exported",
     "FirstLook",
     "Inspected",
@@ -95,6 +98,7 @@ __all__ = [
     "curve",
     "diff",
     "dissect",
+    "dream",
     "export",
     "find_job",
     "find_settings",
@@ -117,7 +121,7 @@ _HOMES = {
     "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
-    "repairkit.api.models": "Inspected Instrumented attack diff export inspect instrument",
+    "repairkit.api.models": "Inspected Instrumented attack diff dream export inspect instrument",
     "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
     "repairkit.api.projects": "Begun init",
     "repairkit.attacks": "Pgd Square",
@@ -132,6 +136,7 @@ _HOMES = {
     "repairkit.jobs.diff.differing": "Diff",
     "repairkit.jobs.dissect.dissected": "Detected Dissected",
     "repairkit.jobs.dissect.valued_concepts": "ValuedConcepts",
+    "repairkit.jobs.dream.dream_writing": "Dreamt",
     "repairkit.jobs.owners.merging": "By Merged",
     "repairkit.jobs.repair.patched": "Patched",
     "repairkit.jobs.runs.comparing": "Agreement Agreements",

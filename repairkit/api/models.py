@@ -1,4 +1,4 @@
-"""Inspect, compare and instrument ONNX models; attack them, or export them from a framework."""
+"""Inspect, compare and instrument ONNX models; attack or dream them; export from a framework."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +16,15 @@ from repairkit.api.job_settings import (
 )
 from repairkit.attacks import Pgd, Square
 from repairkit.core import framework, results
+from repairkit.core.filters import Filter
 from repairkit.core.process.text import counted
 from repairkit.data.given import GivenAs
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.attack import attacking
 from repairkit.jobs.diff import differing
+from repairkit.jobs.dream import dream_writing
+from repairkit.jobs.dream.dream import DreamSettings
 from repairkit.jobs.export import exporting
 from repairkit.jobs.look import inspection
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
@@ -337,5 +340,69 @@ def attack(
         job,
         plan,
         out=Path(out),
+        source=load_source(source, subject, trust=job.trust),
+    )
+
+
+class DreamKeywords(JobKeywords, total=False):
+    """Further arguments of `dream`.
+
+    Attributes:
+        at: excite the `centre` of the filter's map (if left out), or the mean over it, `channel`.
+        diverse: dreams of each filter, each unlike the ones before it; 1 if left out.
+        pixel_range: values of the darkest and the brightest pixel in the model's input, if neither
+            data nor preprocessing say.
+        progress: in a notebook, show a bar while the job runs; True if left out.
+        trust: run code that `repairkit.toml` names or a named source holds.
+    """
+
+    at: str
+    diverse: int
+    pixel_range: tuple[float, float] | None
+    progress: bool
+    trust: bool
+
+
+@shown_in_cell
+def dream(
+    model: str | Path,
+    filters: str | Filter | Sequence[str | Filter],
+    data: GivenAs | None = None,
+    *,
+    out: str | Path | None = None,
+    source: framework.FrameworkModel | framework.Source | None = None,
+    settings: Settings | None = None,
+    **more: Unpack[DreamKeywords],
+) -> dream_writing.Dreamt:
+    """Make images that excite filters, as `repairkit dream` does.
+
+    Args:
+        model: an ONNX file.
+        filters: one or several, as `SITE:CHANNEL` or `LAYER:CHANNEL`.
+        data: real images to compare with; labels are not needed. No comparison if None.
+        out: a folder for pictures and the record; nothing is written if None.
+        source: the framework's model that gives gradients; forward passes of the ONNX model if
+            None.
+        settings: preprocessing, parts, seed; see `score`.
+        more: see `DreamKeywords`.
+
+    Raises:
+        RepairkitError: anything that the user can correct.
+    """
+    check_keywords("dream", more, DreamKeywords)
+    several = [filters] if isinstance(filters, str | Filter) else list(filters)
+    wanted = [f if isinstance(f, Filter) else Filter.parse(f) for f in several]
+    asked = DreamSettings(
+        at=more.get("at", "centre"),
+        diverse=more.get("diverse", 1),
+        pixel_range=more.get("pixel_range"),
+    )
+    subject, job = open_job(model, data, settings, more)
+    return dream_writing.dream(
+        subject,
+        job,
+        wanted,
+        asked,
+        out=None if out is None else Path(out),
         source=load_source(source, subject, trust=job.trust),
     )

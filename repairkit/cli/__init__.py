@@ -17,7 +17,16 @@ from typing import Any
 import typer
 
 from repairkit.cli import options, stage_display, streams
-from repairkit.cli.commands import ask, dissect, init, list_command, onnx_models, patches, runs
+from repairkit.cli.commands import (
+    ask,
+    dissect,
+    dream_command,
+    init,
+    list_command,
+    onnx_models,
+    patches,
+    runs,
+)
 from repairkit.cli.option_groups import (
     Command,
     Panels,
@@ -59,6 +68,7 @@ _COMMANDS: dict[str, Command] = {
     "compare": runs.compare_command,
     "dissect": dissect.dissect_command,
     "attack": onnx_models.attack_command,
+    "dream": dream_command.dream_command,
     "export": onnx_models.export_command,
     "curve": runs.curve_command,
     "report": runs.report_command,

@@ -227,6 +227,30 @@ def _image_words(given: PreparationOptions) -> dict[str, object]:
 _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"\s*|([^,]*))(,|\Z)')
 
 
+def read_fraction(option: str, text: str) -> float:
+    """A number or a fraction such as 16/255; SettingsError where it is none."""
+    numerator, slash, denominator = text.partition("/")
+    try:
+        number = float(numerator) / float(denominator) if slash else float(text)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+    except (ValueError, ZeroDivisionError):
+        raise SettingsError(
+            f"{option} {text!r} is not a number; give one such as 16/255 or 0.06"
+        ) from None
+
+
+def read_ends(text: str | None) -> tuple[float, float] | None:
+    """A range of pixels as `--range` has it; SettingsError where it is none."""
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise SettingsError(f"--range {text!r} is not a range; give LOW,HIGH such as 0,1")
+    return read_fraction("--range", parts[0]), read_fraction("--range", parts[1])
+
+
 def split_names(text: str | None) -> tuple[str, ...] | None:
     """A comma-separated list; None stays None. A name with a comma must be quoted: "a,b".
 

@@ -165,6 +165,30 @@ class Differentiating(Protocol):
 
 
 @runtime_checkable
+class Exciting(Protocol):
+    """A framework model that can tell how an image must change for a channel to respond more."""
+
+    def excitations(
+        self, images: Images, layer: str, channels: NDArray[np.intp], *, at: str
+    ) -> tuple[NDArray[np.float64], Images]:
+        """The response of one channel to each image, (n_images,), and its gradient by the image.
+
+        Channels are read where `FrameworkModel.freezing` sets them.
+
+        Args:
+            images: as the model takes them.
+            layer: a name of `FrameworkModel.layers`.
+            channels: one for each image, (n_images,).
+            at: `centre`, position `size // 2` along each axis of the map; or `channel`, the mean
+                over all positions.
+
+        Raises:
+            AdapterError: there is no such layer, or its gradient is not known.
+        """
+        ...
+
+
+@runtime_checkable
 class Readable(Protocol):
     """A framework model whose channels can be read, and frozen many at once."""
 

@@ -316,3 +316,59 @@ class ReadyImages:
     def take(self, indices: suite.Indices) -> ReadyImages:
         """Some of the images, in this order, copied."""
         return ReadyImages(np.asarray(self.array[indices]), self.dtype)
+
+
+# The range of pixels
+
+
+_BLOCK = 1024  # images
+
+
+@dataclass(frozen=True)
+class InputEnds:
+    """What the darkest and the brightest pixel become in the model's input, and why.
+
+    `low` and `high` are one number for all channels, or one for each.
+    """
+
+    low: suite.Array
+    high: suite.Array
+    origin: str
+
+
+def pixel_ends(
+    images: suite.ImageSource,
+    spec: InputSpec,
+    preprocessing: Preprocessing,
+    given: tuple[float, float] | None,
+) -> InputEnds:
+    """The range of pixels.
+
+    A given range comes first. For images that were read as 8-bit pixels the range follows from the
+    preprocessing, and also for ready arrays if scale, mean or std are set. For other arrays it
+    reaches from their least value to their greatest.
+
+    Raises:
+        SettingsError: the preprocessing does not fit the model.
+    """
+    if given is not None:
+        low, high = np.array(given)
+        return InputEnds(low, high, f"given as {given[0]:g} to {given[1]:g}")
+    if isinstance(images, PixelImages):
+        return InputEnds(images.table[:, 0], images.table[:, -1], "8-bit pixels, preprocessed")
+    scaled = Preprocessing(
+        scale=preprocessing.scale, mean=preprocessing.mean, std=preprocessing.std
+    )
+    if scaled != Preprocessing():
+        channels = spec.channels or max(len(scaled.mean), len(scaled.std), 1)
+        table = value_table(scaled, channels, spec.dtype)
+        origin = "scale, mean and std of the preprocessing, taken to have made the ready images"
+        return InputEnds(table[:, 0], table[:, -1], origin)
+    rows = np.arange(len(images))
+    blocks = [images.batch(rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK)]
+    low, high = np.array(min(b.min() for b in blocks)), np.array(max(b.max() for b in blocks))
+    origin = (
+        f"the least and the greatest value of the ready images, {low:g} and {high:g}; give "
+        "--range LOW,HIGH if pixels may go further"
+    )
+    return InputEnds(low, high, origin)

@@ -16,7 +16,7 @@ from repairkit import ScoreSettings, Settings, api
 from repairkit.api.concept_jobs import DissectKeywords
 from repairkit.api.estimating import AskKeywords, ScoreKeywords, Unattended
 from repairkit.api.job_settings import JobKeywords, job_settings
-from repairkit.api.models import AttackKeywords, ExportKeywords
+from repairkit.api.models import AttackKeywords, DreamKeywords, ExportKeywords
 from repairkit.api.repairing import PatchKeywords
 from repairkit.attacks import Pgd, Square
 from repairkit.cli import app
@@ -53,6 +53,7 @@ TAKES: dict[str, tuple[Any, ...]] = {
     "ask": (AskKeywords,),
     "patch": (PatchKeywords, Source),
     "attack": (AttackKeywords, Source, Pgd, Square),
+    "dream": (DreamKeywords, Source),
     "export": (ExportKeywords,),
     "dissect": (DissectKeywords,),
     **dict.fromkeys(

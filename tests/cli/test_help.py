@@ -31,6 +31,7 @@ COMMANDS = [
     "revert",
     "instrument",
     "attack",
+    "dream",
     "export",
     "compare",
     "dissect",

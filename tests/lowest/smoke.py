@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = (
-    "jinja2", "markupsafe", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "pillow",
+    "cmaes", "jinja2", "markupsafe", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "pillow",
     "prometheus-client", "protobuf", "pyarrow", "rich", "torch", "typer",
 )  # fmt: skip
 MODEL, DATA = "demo/model.onnx", "demo/digits.npz"
@@ -54,6 +54,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "instrument": [[MODEL, "--data", DATA, "-o", "masked.onnx"]],
     "attack": [[MODEL, "--data", DATA, "--method", "square", "--queries", "20", "--images", "4",
                 "--range", "0,1", "-o", "attacked.npz"]],
+    "dream": [[MODEL, "conv1:2", "--data", DATA, "-o", "dreams"]],
     "export": [["network:make", "--input-shape", "1,8,8", "-o", "exported.onnx"]],
 }  # fmt: skip
 # Commands that may find nothing to do for the sample, and say so.

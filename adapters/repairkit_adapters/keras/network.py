@@ -115,6 +115,30 @@ class KerasNetwork:
         )
         return np.asarray(losses, np.float64), np.asarray(gradients, np.float32)
 
+    def excitations(
+        self, images: Images, layer: str, channels: NDArray[np.intp], *, at: str
+    ) -> tuple[NDArray[np.float64], Images]:
+        """See `Exciting`.
+
+        Raises:
+            AdapterError: there is no such layer, or the model cannot take the images.
+        """
+        tf, number = self._runtime.tensorflow, self._holder.number(layer)
+        axis = self.stages[number].channel_axis
+
+        def responses_and_gradients(x: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                maps = self._tapped.stage_outputs(x)[number]
+                responses = response_of(tf, maps, axis, chosen, at=at)
+            return responses, tape.gradient(responses, x)
+
+        name, wanted = f"excite {at} {number}", np.asarray(channels, np.int32)
+        responses, gradients = self._compiled.run(
+            name, responses_and_gradients, None, images, wanted
+        )
+        return np.asarray(responses, np.float64), np.asarray(gradients, np.float32)
+
     def patched(self, patch: PatchSource, layers: LayerMap) -> "KerasNetwork":
         """The model with the filters of a patch frozen; it shares the unchanged weights.
 
@@ -224,7 +248,7 @@ class LayerHolder:
         Raises:
             AdapterError: no such layer or channel.
         """
-        n_channels = self.layers[self._number(layer)].n_channels
+        n_channels = self.layers[self.number(layer)].n_channels
         if np.size(channels) and not 0 <= np.min(channels) <= np.max(channels) < n_channels:
             raise errors.AdapterError(f"layer {layer!r} has {n_channels} channels, numbered from 0")
         frozen = np.asarray(channels)[:, None] == np.arange(n_channels)
@@ -239,19 +263,39 @@ class LayerHolder:
     @contextmanager
     def _holding(self, layer: str, frozen: NDArray[np.bool_], constants: Images) -> Iterator[None]:
         before = self.held
-        self.held = self._number(layer), frozen, np.broadcast_to(constants, frozen.shape)
+        self.held = self.number(layer), frozen, np.broadcast_to(constants, frozen.shape)
         try:
             yield
         finally:
             self.held = before
 
-    def _number(self, layer: str) -> int:
+    def number(self, layer: str) -> int:
+        """The place of a layer; AdapterError where there is none of that name."""
         if layer not in self._numbers:
             raise errors.AdapterError(
                 f"{self._kind} has no layer {layer!r}; its layers are "
                 f"{', '.join(list(self._numbers)[:6])}"
             )
         return self._numbers[layer]
+
+
+def response_of(tf: ModuleType, maps: Tensor, axis: int, chosen: Tensor, *, at: str) -> Tensor:
+    """The response of one channel of each image, (n_images,).
+
+    Args:
+        tf: TensorFlow.
+        maps: of all channels, an image per row.
+        axis: of the channels.
+        chosen: a channel for each image.
+        at: `centre` or `channel`; see `Exciting`.
+    """
+    if axis == 1:
+        maps = tf.experimental.numpy.moveaxis(maps, 1, -1)
+    mask = tf.one_hot(chosen, maps.shape[-1], dtype=maps.dtype)
+    own = tf.einsum("n...c,nc->n...", maps, mask)
+    for _ in range(own.shape.rank - 1):
+        own = own[:, tf.shape(own)[1] // 2] if at == "centre" else tf.reduce_mean(own, axis=1)
+    return own
 
 
 def channels_second(values: Images, channel_axis: int) -> Images:

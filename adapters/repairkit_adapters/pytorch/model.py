@@ -131,6 +131,14 @@ class PyTorchModel:
         modules = trace.modules_of_layers(self._ready.module, self.traced)
         return first_order_changes(self._ready, modules, images, labels, constants)
 
+    def excitations(
+        self, images: Images, layer: str, channels: NDArray[np.intp], *, at: str
+    ) -> tuple[NDArray[np.float64], Images]:
+        """See `channel_slopes`, and `Exciting`."""
+        modules = trace.modules_of_layers(self._ready.module, self.traced)
+        module = modules.get(self._traced(layer).layer.name)
+        return channel_slopes(self._ready, module, images, channels, at=at)
+
     def patched(self, patch: PatchSource, layers: LayerMap) -> "PyTorchModel":
         """A copy with the filters of a patch frozen; the module itself is not changed.
 
@@ -245,6 +253,49 @@ def first_order_changes(
             change = _first_order(outputs[name].detach(), gradient, constants[name])[:n_real]
             changes[name].append(change.float().cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in changes.items() if parts}
+
+
+def channel_slopes(
+    model: ImageModule,
+    module: torch.nn.Module | None,
+    images: Images,
+    channels: NDArray[np.intp],
+    *,
+    at: str,
+) -> tuple[NDArray[np.float64], Images]:
+    """The response of one channel of a module to each image, and its gradient by the image.
+
+    Args:
+        model: the model.
+        module: whose output holds the channels, (n_images, n_channels, ...).
+        images: as the model takes them.
+        channels: one for each image.
+        at: `centre` or `channel`; see `Exciting`.
+
+    Raises:
+        AdapterError: there is no module.
+    """
+    if module is None:
+        raise AdapterError(
+            f"{model.source}: a layer is no module of its own, or is used several times, and has "
+            "no gradient here; leave --source out"
+        )
+    responses, slopes = [], []
+    for rows, n_real in model.batches(len(images), _BATCH):
+        kept: dict[str, torch.Tensor] = {}
+        with model.evaluation(), torch.enable_grad(), ExitStack() as stack:
+            stack.callback(module.register_forward_hook(_keeping(kept, "maps")).remove)
+            tensor = model.tensor(images[rows]).requires_grad_()
+            model(tensor)
+            wanted = torch.from_numpy(np.asarray(channels[rows], np.int64))
+            own = kept["maps"][torch.arange(len(rows)), wanted.to(tensor.device)]
+            for _ in range(own.dim() - 1 if at == "centre" else 0):
+                own = own[:, own.shape[1] // 2]
+            response = own.flatten(1).mean(1) if own.dim() > 1 else own
+            (slope,) = torch.autograd.grad(response[:n_real].sum(), tensor)
+        responses.append(response.detach()[:n_real].double().cpu().numpy())
+        slopes.append(slope[:n_real].float().cpu().numpy())
+    return np.concatenate(responses), np.concatenate(slopes)
 
 
 def _first_order(

@@ -1,6 +1,5 @@
 """`repairkit inspect`, `diff`, `instrument`, `attack` and `export`."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,8 @@ from repairkit.cli.options import (
     JobOptions,
     SourceOptions,
     one_of,
+    read_ends,
+    read_fraction,
     read_shape,
 )
 from repairkit.core.errors import SettingsError
@@ -163,9 +164,9 @@ class AttackOptions:
             SettingsError: there is no such method, or a text is not a number.
         """
         method = self.method or ("pgd" if by_gradients else "square")
-        settings = {"epsilon": _fraction("--epsilon", self.epsilon)}
+        settings = {"epsilon": read_fraction("--epsilon", self.epsilon)}
         if method == "pgd":
-            settings["step_size"] = _fraction("--step-size", self.step_size)
+            settings["step_size"] = read_fraction("--step-size", self.step_size)
             return method, settings | {"n_steps": self.steps, "random_start": self.random_start}
         if method == "square":
             return method, settings | {"n_queries": self.queries}
@@ -183,7 +184,7 @@ def attack_command(
     from repairkit.cli.result_tables import print_attacked
 
     name, choices = attack.chosen(by_gradients=source.source is not None)
-    method, pixel_range = models.METHODS[name](**choices), _ends(attack.pixel_range)
+    method, pixel_range = models.METHODS[name](**choices), read_ends(attack.pixel_range)
     model, settings = job_settings.find_job(job.model, job.words())
     attacked = models.attack(
         model,
@@ -197,28 +198,6 @@ def attack_command(
     answer.give(
         lambda: {"out": str(attacked.out), **attacked.document}, lambda: print_attacked(attacked)
     )
-
-
-def _fraction(option: str, text: str) -> float:
-    numerator, slash, denominator = text.partition("/")
-    try:
-        number = float(numerator) / float(denominator) if slash else float(text)
-        if not math.isfinite(number):
-            raise ValueError
-        return number
-    except (ValueError, ZeroDivisionError):
-        raise SettingsError(
-            f"{option} {text!r} is not a number; give one such as 16/255 or 0.06"
-        ) from None
-
-
-def _ends(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if len(parts) != 2:
-        raise SettingsError(f"--range {text!r} is not a range; give LOW,HIGH such as 0,1")
-    return _fraction("--range", parts[0]), _fraction("--range", parts[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Array, Suite
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import Parts, split_parts
-from repairkit.data.preprocessing import InputSpec, PixelImages, Preprocessing, value_table
+from repairkit.data.preprocessing import InputSpec, Preprocessing, pixel_ends
 from repairkit.engine import batching, ort
 from repairkit.formats import attack_file, documents
 from repairkit.jobs.attack import adversary
@@ -21,7 +21,6 @@ from repairkit.jobs.output.destination import check_attack_place
 from repairkit.jobs.setup import looking, preparing, workbench
 from repairkit.jobs.setup.subject import judging_the_model
 
-_BLOCK = 1024
 _PROOF_IMAGES = 64
 
 
@@ -223,42 +222,14 @@ def pixel_range(
     preprocessing: Preprocessing,
     given: tuple[float, float] | None,
 ) -> tuple[PixelBox, str]:
-    """The pixel range, and a sentence on where it comes from.
-
-    A given range comes first. For images that were read as 8-bit pixels the range follows from the
-    preprocessing, and also for ready arrays if scale, mean or std are set. For other arrays it
-    reaches from their least value to their greatest.
+    """The pixel range, and a sentence on where it comes from; see `pixel_ends`.
 
     Raises:
         SettingsError: the range is empty, or the preprocessing does not fit the model.
     """
-    box = adversary.pixel_box
     axis = 2 if (preprocessing.layout or spec.layout) == "nhwc" else 0
-    if given is not None:
-        return box(*given, axis, spec.dtype), f"given as {given[0]:g} to {given[1]:g}"
-    if isinstance(dataset.images, PixelImages):
-        table = dataset.images.table
-        return box(table[:, 0], table[:, -1], axis, spec.dtype), "8-bit pixels, preprocessed"
-    scaled = Preprocessing(
-        scale=preprocessing.scale, mean=preprocessing.mean, std=preprocessing.std
-    )
-    if scaled != Preprocessing():
-        channels = spec.channels or max(len(scaled.mean), len(scaled.std), 1)
-        table = value_table(scaled, channels, spec.dtype)
-        origin = "scale, mean and std of the preprocessing, taken to have made the ready images"
-        return box(table[:, 0], table[:, -1], axis, spec.dtype), origin
-    low, high = _ends(dataset)
-    origin = (
-        f"the least and the greatest value of the ready images, {low:g} and {high:g}; give "
-        "--range LOW,HIGH if pixels may go further"
-    )
-    return box(low, high, axis, spec.dtype), origin
-
-
-def _ends(dataset: Dataset) -> tuple[float, float]:
-    rows = np.arange(len(dataset.images))
-    blocks = [dataset.images.batch(rows[i : i + _BLOCK]) for i in range(0, len(rows), _BLOCK)]
-    return min(float(b.min()) for b in blocks), max(float(b.max()) for b in blocks)
+    ends = pixel_ends(dataset.images, spec, preprocessing, given)
+    return adversary.pixel_box(ends.low, ends.high, axis, spec.dtype), ends.origin
 
 
 def open_judged(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
 from repairkit.core.suite import Array
+from repairkit.dreams.ascent import Ascent
 from repairkit.dreams.evolution import Evolution
 from repairkit.engine.site_view import CENTRE, CHANNEL, Window
 
@@ -30,12 +31,14 @@ class DreamSettings:
         pixel_range: the darkest and the brightest pixel in the model's input; from the data or the
             preprocessing if None.
         evolution: of the search by forward passes.
+        ascent: of gradient ascent.
     """
 
     at: str = CENTRE
     diverse: int = 1
     pixel_range: tuple[float, float] | None = None
     evolution: Evolution = field(default_factory=Evolution)
+    ascent: Ascent = field(default_factory=Ascent)
 
     def __post_init__(self) -> None:
         if self.at not in PLACES:

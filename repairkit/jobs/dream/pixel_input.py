@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors
-from repairkit.core.suite import Array
-from repairkit.data.preprocessing import InputSpec, Preprocessing, value_table
+from repairkit.core.suite import Array, Suite
+from repairkit.data import preprocessing as prep
+from repairkit.data.dataset import Dataset
 from repairkit.dreams.pictures import Floats, Palette, measured_palette, plain_palette
-from repairkit.jobs.attack.attacking import pixel_range
-from repairkit.jobs.setup.workbench import IMAGE_AXES, Bench
 
 _FIRST_TO_LAST, _LAST_TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _COLOUR_IMAGES, _COLOUR_PIXELS = 64, 20_000
+_DARK = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +42,7 @@ class PixelInput:
     @property
     def axes(self) -> tuple[int, int]:
         """Of height and width in a batch of inputs."""
-        return IMAGE_AXES["nchw" if self.channels_first else "nhwc"]
+        return (2, 3) if self.channels_first else (1, 2)
 
     def inputs(self, pictures: Floats) -> Array:
         """What the model takes, from pictures (n, height, width, n_colours)."""
@@ -72,67 +72,94 @@ class PixelInput:
         return np.clip(np.rint((shown + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
-def settle_pixels(bench: Bench, given: tuple[float, float] | None) -> PixelInput:
-    """The pixel range of a bench: as given, from the data, or from the preprocessing.
+def settle_pixels(
+    spec: prep.InputSpec,
+    preprocessing: prep.Preprocessing,
+    dataset: Dataset,
+    given: tuple[float, float] | None,
+) -> PixelInput:
+    """The pixel range: as given, from the data, or from the preprocessing.
+
+    Args:
+        spec: the model's input.
+        preprocessing: of the job.
+        dataset: the images; there may be none.
+        given: the darkest and the brightest pixel, if the user said so.
 
     Raises:
         SettingsError: the model takes no images, or the range is empty.
     """
-    subject, preparation = bench.subject, bench.settings.preprocessing
-    spec = subject.spec.with_layout(preparation.layout)
-    if spec.layout not in IMAGE_AXES:
+    spec = spec.with_layout(preprocessing.layout)
+    if spec.layout not in prep.LAYOUTS:
         raise errors.SettingsError(
-            f"{subject.file.path}: takes {len(spec.shape)} axes for each image, and a dream is a "
+            f"the model takes {prep.describe_shape(spec.shape)} for each image, and a dream is a "
             "picture of height, width and colours; give a model of images"
         )
-    if bench.dataset.further:
+    if dataset.further:
         raise errors.SettingsError(
-            f"the data feeds {', '.join(bench.dataset.further)} with each image, and a dream has "
-            "no such row; give constants with --input"
+            f"the data feeds {', '.join(dataset.further)} with each image, and a dream has no such "
+            "row; give constants with --input"
         )
-    n_colours = spec.channels or _first_shape(bench)[0 if spec.layout == "nchw" else 2]
-    low, high, origin = _range(bench, spec, preparation, given, n_colours)
-    return PixelInput(
-        low=np.array(np.broadcast_to(low, n_colours), np.float64),
-        high=np.array(np.broadcast_to(high, n_colours), np.float64),
-        channels_first=spec.layout == "nchw",
-        dtype=spec.dtype,
-        reversed_colours=preparation.color == "bgr",
-        origin=origin,
-    )
-
-
-def _first_shape(bench: Bench) -> tuple[int, ...]:
-    if not len(bench.dataset.images):
+    n_colours = spec.channels
+    if n_colours is None and len(dataset.images):
+        shape = dataset.images.batch(np.arange(1)).shape
+        n_colours = int(shape[1 if spec.layout == "nchw" else 3])
+    if n_colours is None:
         raise errors.SettingsError(
             "the model leaves the number of colours open; give images with --data"
         )
-    return bench.dataset.images.batch(np.arange(1)).shape[1:]
+    ends = _ends(spec, preprocessing, dataset, given, n_colours)
+    low, high = (
+        np.array(np.broadcast_to(end, n_colours), np.float64) for end in (ends.low, ends.high)
+    )
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise errors.SettingsError(
+            "the pixel range is empty or endless; its lower end must be below its upper: give "
+            "--range LOW,HIGH"
+        )
+    return PixelInput(
+        low=low,
+        high=high,
+        channels_first=spec.layout == "nchw",
+        dtype=spec.dtype,
+        reversed_colours=preprocessing.color == "bgr",
+        origin=ends.origin,
+    )
 
 
-def _range(
-    bench: Bench,
-    spec: InputSpec,
-    preparation: Preprocessing,
+def _ends(
+    spec: prep.InputSpec,
+    preprocessing: prep.Preprocessing,
+    dataset: Dataset,
     given: tuple[float, float] | None,
     n_colours: int,
-) -> tuple[Array, Array, str]:
-    """The darkest and the brightest pixel, and where they come from."""
-    if given is not None or len(bench.dataset.images):
-        box, origin = pixel_range(bench.dataset, bench.subject.spec, preparation, given)
-        return np.ravel(box.low), np.ravel(box.high), origin
-    same = Preprocessing(scale=preparation.scale, mean=preparation.mean, std=preparation.std)
-    if same == Preprocessing() and spec.dtype.kind in "iu":
+) -> prep.InputEnds:
+    """The darkest and the brightest pixel; see `prep.pixel_ends`, which needs images or a range."""
+    images = dataset.images
+    if given is not None or len(images):
+        ends = prep.pixel_ends(images, spec, preprocessing, given)
+        if given is None and isinstance(images, prep.PixelImages):
+            brightest = int(images.pixels[:_COLOUR_IMAGES].max(initial=0))
+            if 0 < brightest < _DARK:  # such as scans whose pixels reach from 0 to 16
+                origin = f"pixels of 0 to {brightest}, preprocessed"
+                return prep.InputEnds(ends.low, images.table[:, brightest], origin)
+        return ends
+    same = prep.Preprocessing(
+        scale=preprocessing.scale, mean=preprocessing.mean, std=preprocessing.std
+    )
+    if same == prep.Preprocessing() and spec.dtype.kind in "iu":
         limits = np.iinfo(spec.dtype)
-        return np.array(limits.min), np.array(limits.max), f"all that {spec.dtype} holds"
-    table = value_table(preparation, n_colours, spec.dtype)
-    return table[:, 0], table[:, -1], "8-bit pixels, preprocessed; no images were given"
+        low, high = np.array(limits.min), np.array(limits.max)
+        return prep.InputEnds(low, high, f"all that {spec.dtype} holds")
+    table = prep.value_table(preprocessing, n_colours, spec.dtype)
+    origin = "8-bit pixels, preprocessed; no images were given"
+    return prep.InputEnds(table[:, 0], table[:, -1], origin)
 
 
-def settle_palette(bench: Bench, pixels: PixelInput) -> Palette:
-    """The colours of the calibration images; plain ones where there are no images."""
-    suite = bench.parts.calibration.thinned(_COLOUR_IMAGES)
-    if not len(suite):
+def settle_palette(suite: Suite, pixels: PixelInput) -> Palette:
+    """The colours of the images of a suite; plain ones where there are none."""
+    few = suite.thinned(_COLOUR_IMAGES)
+    if not len(few):
         return plain_palette(len(pixels.low))
-    seen = pixels.pictures(suite.batch(np.arange(len(suite)))).reshape(-1, len(pixels.low))
+    seen = pixels.pictures(few.batch(np.arange(len(few)))).reshape(-1, len(pixels.low))
     return measured_palette(seen[:: max(1, len(seen) // _COLOUR_PIXELS)])

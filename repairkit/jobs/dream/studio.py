@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from repairkit.core.errors import SettingsError
+from repairkit.core.errors import AdapterError
 from repairkit.core.filters import Filter, Site
+from repairkit.core.framework import Exciting, LayerMap
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.preprocessing import ReadyImages
+from repairkit.dreams.ascent import RespondWithSlopes, ascend
 from repairkit.dreams.evolution import Evolution, evolve
 from repairkit.dreams.pictures import Floats, Palette, low_pictures
 from repairkit.engine.activations import measure_responses
@@ -20,13 +23,11 @@ from repairkit.engine.runner import OpenModel
 from repairkit.engine.site_view import CENTRE, Scenery, SiteView, Window, open_view, placed
 from repairkit.graph.prefix import cut_at
 from repairkit.jobs.dream.dream import Dream, DreamSettings, Way
-from repairkit.jobs.dream.pixel_input import PixelInput, settle_palette, settle_pixels
-from repairkit.jobs.setup.subject import USUAL_FIRST, noise_images
-from repairkit.jobs.setup.workbench import Bench
+from repairkit.jobs.dream.pixel_input import PixelInput
 
-_N_NOISE = 6
-_LIGHT = 160 * 160  # pixels of a crop up to which the whole search is affordable
-_LEAST_SHARE = 0.3
+_LIGHT = 144 * 144  # pixels of a crop up to which the whole search is affordable
+_LEAST_SHARE = 0.25
+_SAME = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +41,7 @@ class Studio:
         palette: their colours.
         settings: how to dream.
         seed: of all that is drawn.
+        gradients: the framework's model, where dreams are made by gradients.
     """
 
     opened: OpenModel
@@ -48,39 +50,16 @@ class Studio:
     palette: Palette
     settings: DreamSettings
     seed: int
+    gradients: SlopeSource | None
 
 
-def open_studio(bench: Bench, settings: DreamSettings) -> Studio:
-    """The studio of a model.
+@dataclass(frozen=True)
+class SlopeSource:
+    """A framework's model, its name, and which of its layers each site is."""
 
-    Raises:
-        SettingsError: the model takes no images, or no range of pixels fits it.
-        ModelError: the model runs on no size that was tried.
-    """
-    pixels = settle_pixels(bench, settings.pixel_range)
-    palette = settle_palette(bench, pixels)
-    if len(bench.dataset.images):
-        shape = bench.dataset.images.batch(np.arange(1)).shape
-    else:
-        shape = noise_images(bench.subject, 1, sides=USUAL_FIRST).shape
-    sizes = [shape[axis] for axis in pixels.axes]
-    noise = np.random.default_rng(0).uniform(-1, 1, (_N_NOISE, *sizes, len(pixels.low)))
-    if noise[0].size < 2:
-        raise SettingsError(
-            f"{bench.subject.file.path}: an image is a single number, and a dream is a picture; "
-            "give a model of images"
-        )
-    blank = np.broadcast_to(palette.blank, (1, *noise.shape[1:]))
-    return Studio(
-        opened=bench.working.opened,
-        scenery=Scenery(
-            blank=pixels.inputs(blank)[0], noise=pixels.inputs(noise), axes=pixels.axes
-        ),
-        pixels=pixels,
-        palette=palette,
-        settings=settings,
-        seed=bench.settings.seed,
-    )
+    name: str
+    model: Exciting
+    layers: LayerMap
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,9 +80,10 @@ def dream_site(studio: Studio, site: Site, filters: Sequence[Filter]) -> list[Dr
     began = time.perf_counter()
     controls = {wanted: _control(studio, site, wanted, filters) for wanted in filters}
     dreamt = list(dict.fromkeys([*filters, *filter(None, controls.values())]))
-    made = _by_passes(studio, site, dreamt)
+    make = _by_passes if studio.gradients is None else _by_gradients
+    made = make(studio, site, dreamt)
     n, each = studio.settings.diverse, len(made.pictures)
-    inputs = _whole(studio, made)
+    inputs = _placed(studio, made.window, made.pictures)
     responses = measured(studio, site, dreamt, inputs)
     seconds = time.perf_counter() - began
 
@@ -172,6 +152,65 @@ def _by_passes(studio: Studio, site: Site, dreamt: Sequence[Filter]) -> _Made:
     return _Made(pictures=developed, window=window, way="passes", passes=evolved.passes)
 
 
+def _by_gradients(studio: Studio, site: Site, dreamt: Sequence[Filter]) -> _Made:
+    """Dreams by gradients of the framework's model, which sees whole images."""
+    settings, source = studio.settings, studio.gradients
+    assert source is not None
+    view = open_view(studio.opened, site, studio.scenery, at=settings.at)
+    window, ascent = view.window, settings.ascent
+    pictures = low_pictures(
+        window.height,
+        window.width,
+        studio.palette,
+        most=ascent.most_numbers,
+        falloff=ascent.falloff,
+    )
+    origins = [source.layers.origin(wanted) for wanted in dreamt]
+    missing = [f for f, origin in zip(dreamt, origins, strict=True) if origin is None]
+    if missing:
+        raise AdapterError(
+            f"{source.name}: no layer is known that is filter {missing[0].id}; leave --source out"
+        )
+    layer = source.layers.layer_at(site.name)
+
+    def respond(some: Floats, channels: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        images = _placed(studio, window, some).astype(np.float32)
+        responses, slopes = source.model.excitations(images, layer, channels, at=settings.at)
+        return responses, studio.pixels.slopes(window.of(slopes, studio.pixels.axes))
+
+    own = np.array([wanted.channel for wanted in dreamt])
+    _check_same(studio, view, respond, own)
+    ascended = ascend(
+        respond,
+        own.tolist(),
+        pictures,
+        ascent,
+        seeds=[_seed(studio, wanted, "climb") for wanted in dreamt],
+        n_dreams=settings.diverse,
+    )
+    developed = pictures.developed(ascended.waves.reshape(-1, *pictures.shape))
+    return _Made(pictures=developed, window=window, way="gradient", passes=ascended.passes)
+
+
+def _check_same(
+    studio: Studio, view: SiteView, respond: RespondWithSlopes, channels: NDArray[np.intp]
+) -> None:
+    """Refuse a source whose channels respond otherwise than the filters of the ONNX model."""
+    inside = view.window.of(studio.scenery.noise, studio.pixels.axes)
+    ours = view.responses(inside)
+    spread = np.ptp(ours, axis=0) + np.abs(ours).max(axis=0)
+    for channel in channels.tolist():
+        of_all = np.full(len(inside), channel)
+        theirs, _ = respond(studio.pixels.pictures(inside), of_all)
+        if np.abs(theirs - ours[:, channel]).max() > _SAME * spread[channel]:
+            assert studio.gradients is not None
+            raise AdapterError(
+                f"{studio.gradients.name} does not compute what the ONNX model does at "
+                f"{view.site.name}:{channel}; name the source and the --weights that it was "
+                "exported from"
+            )
+
+
 def _affordable(search: Evolution, view: SiteView) -> Evolution:
     """The search; a shorter one where each pass runs on a large image."""
     share = max(_LEAST_SHARE, min(1.0, _LIGHT / (view.crop.height * view.crop.width)))
@@ -182,9 +221,10 @@ def _affordable(search: Evolution, view: SiteView) -> Evolution:
     )
 
 
-def _whole(studio: Studio, made: _Made) -> Array:
-    images = np.repeat(studio.scenery.blank[None], len(made.pictures), axis=0)
-    return placed(studio.pixels.inputs(made.pictures), made.window, images, studio.pixels.axes)
+def _placed(studio: Studio, window: Window, pictures: Floats) -> Array:
+    """Whole images as the model takes them, with pictures in their window."""
+    images = np.repeat(studio.scenery.blank[None], len(pictures), axis=0)
+    return placed(studio.pixels.inputs(pictures), window, images, studio.pixels.axes)
 
 
 def measured(studio: Studio, site: Site, filters: Sequence[Filter], inputs: Array) -> Floats:

@@ -20,7 +20,7 @@ from repairkit.cli import options, stage_display, streams
 from repairkit.cli.commands import (
     ask,
     dissect,
-    dream_command,
+    dreams,
     init,
     list_command,
     onnx_models,
@@ -68,7 +68,7 @@ _COMMANDS: dict[str, Command] = {
     "compare": runs.compare_command,
     "dissect": dissect.dissect_command,
     "attack": onnx_models.attack_command,
-    "dream": dream_command.dream_command,
+    "dream": dreams.dream_command,
     "export": onnx_models.export_command,
     "curve": runs.curve_command,
     "report": runs.report_command,

@@ -4,15 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from repairkit.cli import options
 from repairkit.cli.option_groups import argument, only, option
-from repairkit.cli.options import (
-    PREPARATION,
-    AnswerOptions,
-    JobOptions,
-    SourceOptions,
-    one_of,
-    read_ends,
-)
+from repairkit.cli.options import PREPARATION, AnswerOptions, JobOptions, SourceOptions
 
 _OF_DREAM = (
     "trust", "data", "label", "output", "image_input", "inputs", "sites_at", "include",
@@ -32,7 +26,7 @@ class DreamOptions:
     at: str = option(
         "Excite the centre of the filter's map, or the mean over it (channel).",
         default="centre",
-        autocompletion=one_of("centre", "channel"),
+        autocompletion=options.one_of("centre", "channel"),
     )
     diverse: int = option(
         "Dreams of each filter, each unlike the ones before it.", default=1, min=1, max=16
@@ -63,6 +57,6 @@ def dream_command(
         source=source.named(),
         at=wish.at,
         diverse=wish.diverse,
-        pixel_range=read_ends(wish.pixel_range),
+        pixel_range=options.read_ends(wish.pixel_range),
     )
     answer.give(dreamt.to_json, lambda: print_dreams(dreamt.to_json()))

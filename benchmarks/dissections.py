@@ -26,6 +26,7 @@ import numpy as np
 import onnx
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -33,6 +34,7 @@ import repairkit
 from benchmarks import plots, trained
 from repairkit.api import ValuedConcepts
 from repairkit.cli.concept_tables import print_dissected, print_valued
+from repairkit.concepts.generated_set import draw_concepts
 from tests import concept_nets
 
 Row = dict[str, Any]
@@ -56,13 +58,15 @@ def fashion() -> tuple[Path, Any, dict[str, Any]]:
 NETWORKS = {"resnet8": resnet8, "fashion": fashion}
 
 
-def answer(name: str, seconds: float, copies: int) -> Row:
-    """The answer for one network."""
+def answer(name: str, seconds: float, copies: int, kept: Path | None) -> Row:
+    """The answer for one network; its run folder is taken from `kept`, or left there."""
     model, data, words = NETWORKS[name]()
     with tempfile.TemporaryDirectory() as folder:
-        run, out = Path(folder) / "run", Path(folder) / "dissection"
+        run, out = (kept or Path(folder)) / name, Path(folder) / "dissection"
         began = time.process_time()
-        repairkit.score(model, data, out=run, time_limit=seconds, curve=False, workers=1, **words)
+        if not (run / "scores.csv").exists():
+            budget: Any = {"time_limit": seconds, "curve": False, "workers": 1}
+            repairkit.score(model, data, out=run, **budget, **words)
         scored = time.process_time()
         done = repairkit.dissect(model, data, out=out, copies=copies, **words)
         dissected = time.process_time()
@@ -156,22 +160,39 @@ def _draw_panel(panel: Axes, rows: list[Row], measure: str) -> None:
     panel.grid(axis="x")
 
 
+def sheet(path: Path, side: int = 48, across: int = 13) -> None:
+    """Draw one image of every concept, in the order of the table of concepts."""
+    drawn = draw_concepts((side, side), 3, blocks=1, seed=0)
+    n = len(drawn.pixels)
+    whole = np.full((-(-n // across) * (side + 2), across * (side + 2), 3), 255, np.uint8)
+    for number, pixels in enumerate(drawn.pixels):
+        row, column = (side + 2) * (number // across), (side + 2) * (number % across)
+        whole[row : row + side, column : column + side] = pixels
+    Image.fromarray(whole).save(path, optimize=True)
+
+
 def main() -> None:
     """Read the options, answer, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", choices=[*NETWORKS, []])
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--copies", type=int, default=20)
+    parser.add_argument("--runs", type=Path, help="run folders to keep, or to begin from")
     parser.add_argument("--random", type=int, default=0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--drawn", type=Path)
+    parser.add_argument("--sheet", type=Path, help="draw the concepts themselves into a PNG")
     parser.add_argument("-o", "--out", type=Path)
     options = parser.parse_args()
     rows = [] if options.drawn is None else json.loads(options.drawn.read_text())["rows"]
-    rows += [answer(name, options.seconds, options.copies) for name in options.networks]
+    rows += [
+        answer(name, options.seconds, options.copies, options.runs) for name in options.networks
+    ]
     random = [false_names(options.random, side=side) for side in (3, 5)] if options.random else []
     if options.json is not None:
         options.json.write_text(json.dumps({"rows": rows, "random": random}, indent=1) + "\n")
+    if options.sheet is not None:
+        sheet(options.sheet)
     if options.out is not None:
         with mpl.rc_context(plots._SETTINGS):
             draw(rows).savefig(options.out, transparent=True, metadata={"Date": None})

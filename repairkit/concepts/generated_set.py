@@ -185,7 +185,7 @@ def _noisy(canvas: _Canvas) -> Plane:
 
 def _blotched(canvas: _Canvas) -> Plane:
     height, width = canvas.rows.shape
-    return 0.8 * np.sign(clouds(canvas.rng, (height, width), 1, 1.5)[..., 0])
+    return 0.8 * np.sign(clouds(canvas.rng, (height, width), 1, 0.7)[..., 0])
 
 
 _TEXTURES: dict[str, Callable[[_Canvas], Plane]] = {

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Responses = NDArray[np.floating]
 _FEW = 3.0  # events that no trial in n shows, with 95 %: at most 3 in n
 
 
-def midranks(values: Values) -> Values:
+def midranks(values: Responses) -> Values:
     """The ranks from 1 on of each row's values, (n_rows, n); equal values share their mean rank."""
     order = np.argsort(values, axis=1, kind="stable")
     ordered = np.take_along_axis(values, order, axis=1)
@@ -29,7 +30,7 @@ def midranks(values: Values) -> Values:
     return ranks
 
 
-def areas(responses: Values, members: NDArray[np.bool_]) -> Values:
+def areas(responses: Responses, members: NDArray[np.bool_]) -> Values:
     """The AUC of each row of responses for each concept, (n_units, n_concepts).
 
     It is the share of pairs of a member and a non-member in which the member's response is greater,
@@ -47,7 +48,7 @@ def areas(responses: Values, members: NDArray[np.bool_]) -> Values:
 
 
 def area_interval(
-    responses: Values, member: NDArray[np.bool_], z: float = 1.959964
+    responses: Responses, member: NDArray[np.bool_], z: float = 1.959964
 ) -> tuple[float, float]:
     """The ends of an interval for the AUC of one unit and one concept.
 

@@ -189,7 +189,12 @@ def _settings(bench: Bench, plan: DissectSettings) -> file.DissectionSettings:
 def _notes(sites: list[Site], with_maps: list[Site], bench: Bench) -> list[str]:
     known = {site.name for site in with_maps}
     flat = [site.name for site in sites if site.name not in known]
-    notes = list(bench.notes) if len(bench.dataset.images) else []
+    notes = list(bench.notes)
+    if not len(bench.dataset.images):
+        notes = [
+            "without --data nothing tells whether pixels go in as the model expects; `repairkit "
+            "inspect MODEL --data ...` does"
+        ]
     if flat:
         notes.append(
             f"{', '.join(flat)}: respond at no places, so that no concept with masks is told"

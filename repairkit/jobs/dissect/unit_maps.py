@@ -18,7 +18,7 @@ from repairkit.graph.protos import GraphIndex
 from repairkit.graph.random_layers import RandomCopies, with_random_layers
 from repairkit.graph.structure import find_rounding
 
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 24 * 2**20
 _IMAGE_RANK = 4
 
 

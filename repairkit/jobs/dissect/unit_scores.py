@@ -164,12 +164,12 @@ def score_images(
         members: (n_concepts, n_images), the images of each concept.
         chooses: (n_images,), true for the half that chooses concept and response.
     """
-    gathered: dict[str, list[NDArray[np.float64]]] = {site.name: [] for site in maps.sites}
+    gathered: dict[str, list[NDArray[np.float32]]] = {site.name: [] for site in maps.sites}
     with stage("measuring responses", total=len(suite)) as tell:
         for positions, answers in maps.stream(suite):
             for name, each in answers.items():
                 both = np.stack([each.max(axis=(2, 3)), each.mean(axis=(2, 3))])
-                gathered[name].append(both.astype(np.float64))
+                gathered[name].append(both)
             tell(int(positions[-1]) + 1)
     return {
         site.name: _image_scores(
@@ -180,7 +180,7 @@ def score_images(
 
 
 def _image_scores(
-    responses: NDArray[np.float64],
+    responses: NDArray[np.float32],
     members: NDArray[np.bool_],
     chooses: NDArray[np.bool_],
     site: Site,

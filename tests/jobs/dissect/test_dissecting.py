@@ -14,7 +14,7 @@ from repairkit.api import Dissected
 from repairkit.core.errors import DataError, ModelError, RunFolderError, SettingsError
 from repairkit.formats.dissection_file import is_dissection, read_dissection
 from repairkit.jobs.dissect.dissected import concepts_of
-from tests import concept_nets, models
+from tests import concept_nets, ensembles, models
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,15 @@ def test_what_is_written_is_what_is_given(detectors: tuple[Path, Dissected]) -> 
 
 def test_filters_of_random_weights_are_named_no_more_than_stated(tmp_path: Path) -> None:
     detecting = named = 0
-    for seed in range(4):
+    for seed in range(3):
         model = tmp_path / f"{seed}.onnx"
         onnx.save(concept_nets.random_network(seed, (8,)), model)
         document = repairkit.dissect(model, blocks=6, seed=seed).document
         masks = [each["mask"] for each in document["filters"]]
         detecting += any(mask is not None and mask["detects"] for mask in masks)
         named += any(mask is not None and mask["named"] for mask in masks)
-    assert detecting == 4  # random filters do answer to colours
-    assert named <= 1  # of 4 layers, each with a chance of 5 %; two or more come once in 70
+    assert detecting == 3  # random filters do answer to colours
+    assert named <= 1  # of 3 layers, each with a chance of 5 %; two or more come once in 140
 
 
 def test_a_detector_among_random_filters_is_found(tmp_path: Path) -> None:
@@ -125,3 +125,44 @@ def test_what_cannot_be_dissected_is_told_in_one_line(
     onnx.save(models.own_bias(), tmp_path / "tiny.onnx")
     with pytest.raises(ModelError, match="takes 2 x 6 x 6 per image, and concept images have"):
         repairkit.dissect(tmp_path / "tiny.onnx")
+
+
+def test_trees_have_no_concepts(tmp_path: Path) -> None:
+    onnx.save(ensembles.forest(0).model, tmp_path / "trees.onnx")
+    with pytest.raises(ModelError, match="its filters are trees, which respond at no place"):
+        repairkit.dissect(tmp_path / "trees.onnx")
+
+
+def test_dense_units_have_concepts_of_whole_images_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((12, 5)), "v": rng.standard_normal((5, 2))}
+    weights |= {"b": rng.standard_normal(5)}
+    weights["w"][:, 0] = np.repeat([1, -1], 6)
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Flatten", ["image"], ["flat"]),
+            onnx.helper.make_node("Gemm", ["flat", "w", "b"], ["hidden"], "hidden"),
+            onnx.helper.make_node("Relu", ["hidden"], ["active"]),
+            onnx.helper.make_node("MatMul", ["active", "v"], ["logits"], "head"),
+        ],
+        "dense",
+        [onnx.helper.make_tensor_value_info("image", 1, ["n", 3, 2, 2])],
+        [onnx.helper.make_tensor_value_info("logits", 1, ["n", 2])],
+        [onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()],
+    )
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "d.onnx"
+    )
+    y = np.arange(120) % 2
+    x = rng.standard_normal((120, 3, 2, 2)).astype(np.float32)
+    x.reshape(120, 12)[:, :6] += y[:, None]
+    words = {"include": ["dense"], "accept_preprocessing": True, "selection": "all"}
+    done = repairkit.dissect(tmp_path / "d.onnx", (x, y), **words)  # type: ignore[arg-type]
+    first = done.document["filters"][0]
+    assert first["mask"] is None
+    assert first["image"] is not None
+    assert (first["image"]["concept"], first["image"]["detects"]) == ("1", True)
+    assert any("respond at no places" in note for note in done.document["notes"])
+    with pytest.raises(ModelError, match="give labelled images with --data"):
+        repairkit.dissect(tmp_path / "d.onnx", include=["dense"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from repairkit.core.process.lazy import loader
 
 if TYPE_CHECKING:
+    from repairkit.api.atlases import atlas
     from repairkit.api.concept_jobs import compare_concepts, dissect
     from repairkit.api.estimating import (
         Unattended,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from repairkit.core.suite import IN_WORDS
     from repairkit.formats.means_file import CommonMeans
     from repairkit.jobs.ask.asking import Asked
+    from repairkit.jobs.atlas.making_atlas import Atlas
     from repairkit.jobs.curve.overlaying import Curves
     from repairkit.jobs.diff.differing import Diff
     from repairkit.jobs.dissect.dissected import Detected, Dissected
@@ -60,6 +62,7 @@ __all__ = [
     "Agreements",
     "Applied",
     "Asked",
+    "Atlas",
     "Attacked",
     "Begun",
     "Budget",
@@ -91,6 +94,7 @@ __all__ = [
     "Verified",
     "apply",
     "ask",
+    "atlas",
     "attack",
     "compare",
     "compare_concepts",
@@ -118,6 +122,7 @@ __all__ = [
 
 _HOMES = {
     "repairkit.api.concept_jobs": "compare_concepts dissect",
+    "repairkit.api.atlases": "atlas",
     "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
@@ -132,6 +137,7 @@ _HOMES = {
     "repairkit.core.suite": "IN_WORDS",
     "repairkit.formats.means_file": "CommonMeans",
     "repairkit.jobs.ask.asking": "Asked",
+    "repairkit.jobs.atlas.making_atlas": "Atlas",
     "repairkit.jobs.curve.overlaying": "Curves",
     "repairkit.jobs.diff.differing": "Diff",
     "repairkit.jobs.dissect.dissected": "Detected Dissected",

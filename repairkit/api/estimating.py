@@ -23,7 +23,7 @@ from repairkit.core import errors
 from repairkit.core.process.text import clean
 from repairkit.core.process.trust import GivenName, without
 from repairkit.core.scores import Budget, Estimator, Progress
-from repairkit.data.given import GivenAs, as_data
+from repairkit.data.given import GivenAs
 from repairkit.formats.means_file import CommonMeans
 from repairkit.jobs.ask import asking
 from repairkit.jobs.ask.choosing import ImageChoice
@@ -389,7 +389,7 @@ def curve(
         target,
         metric=next(iter(names), None),
         side=side,
-        places=_places(model, data, means, trust=trust, metrics=names),
+        places=reopening.places_of(model, data, means, trust=trust, metrics=names),
     )
     return overlaying.Curves(target, document)
 
@@ -423,25 +423,8 @@ def report(
     return reporting.report_run(
         Path(run),
         out=None if out is None else Path(out),
-        places=_places(model, data, means, trust=trust, metrics=metric_names(metric)),
+        places=reopening.places_of(model, data, means, trust=trust, metrics=metric_names(metric)),
         pictures=pictures,
-    )
-
-
-def _places(
-    model: str | Path | None,
-    data: GivenAs | None,
-    means: str | Path | None,
-    *,
-    trust: bool,
-    metrics: tuple[str, ...],
-) -> reopening.Whereabouts:
-    return reopening.Whereabouts(
-        model=None if model is None else Path(model),
-        data=None if data is None else as_data(data),
-        means=None if means is None else Path(means),
-        trust=trust,
-        metrics=metrics,
     )
 
 

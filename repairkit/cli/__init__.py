@@ -72,6 +72,7 @@ _COMMANDS: dict[str, Command] = {
     "export": onnx_models.export_command,
     "curve": runs.curve_command,
     "report": runs.report_command,
+    "atlas": runs.atlas_command,
     "means": runs.means_command,
     "merge": runs.merge_command,
     "demo": patches.demo_command,

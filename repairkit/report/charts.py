@@ -6,6 +6,7 @@ There is no script; colours come from the page's style, and every text is escape
 import base64
 import io
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -120,6 +121,102 @@ def line_chart(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> Markup
     marks = [*(_band(one, across, up) for one in series if one.reach)]
     marks += [*(_draw(one, across, up) for one in finite), _labels(finite, across, up)]
     return _frame(title, x, y, across, up, Markup("").join(marks))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud:
+    """Points of one kind. Kinds differ by shape as well as by colour, so that no eye needs either.
+
+    Attributes:
+        name: in words.
+        style: a class of the page's style sheet.
+        shape: `dot`, `square`, `diamond` or `ring`.
+        points: (x, y).
+        titles: of each point, for a pointer that rests on it.
+        reaches: of each point the ends of both intervals, (x low, x high, y low, y high); none is
+            drawn where there are none.
+    """
+
+    name: str
+    style: str
+    shape: str
+    points: Sequence[tuple[float, float]]
+    titles: Sequence[str]
+    reaches: Sequence[tuple[float, float, float, float]] = ()
+
+
+def scatter_chart(title: str, x: Axis, y: Axis, clouds: Sequence[Cloud]) -> Markup:
+    """Points of several kinds over two axes, with lines at zero and along equal values."""
+    points = [point for cloud in clouds for point in cloud.points]
+    across, up = _scales([*points, (0.0, 0.0)])
+    parts = [
+        tag("line", x1=across(0), x2=across(0), y1=_TOP, y2=HEIGHT - _BOTTOM, class_="zero"),
+        tag("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=up(0), y2=up(0), class_="zero"),
+    ]
+    low, high = max(across.low, up.low), min(across.high, up.high)
+    if high > low:
+        x1, x2, y1, y2 = across(low), across(high), up(low), up(high)
+        parts.append(tag("line", x1=x1, x2=x2, y1=y1, y2=y2, class_="grid"))
+    for cloud in clouds:
+        parts += [
+            _cross(reach, point, across, up, cloud.style)
+            for reach, point in zip(cloud.reaches, cloud.points, strict=False)
+        ]
+    for cloud in clouds:
+        parts += [
+            _shape(cloud, across(px), up(py), name)
+            for (px, py), name in zip(cloud.points, cloud.titles, strict=True)
+        ]
+    return _frame(title, x, y, across, up, Markup("").join(parts))
+
+
+def _cross(
+    reach: tuple[float, float, float, float],
+    point: tuple[float, float],
+    across: _Scale,
+    up: _Scale,
+    style: str,
+) -> Markup:
+    """Both intervals of a point, cut where the axes end."""
+    left, right = (min(max(end, across.low), across.high) for end in reach[:2])
+    low, high = (min(max(end, up.low), up.high) for end in reach[2:])
+    x, y = across(point[0]), up(point[1])
+    style = f"whisker {style}"
+    flat = tag("line", x1=across(left), x2=across(right), y1=y, y2=y, class_=style)
+    return flat + tag("line", x1=x, x2=x, y1=up(low), y2=up(high), class_=style)
+
+
+_SHAPES = {"square": "M-3-3H3V3H-3Z", "diamond": "M0-4.4L4.4 0L0 4.4L-4.4 0Z"}
+
+
+def _shape(cloud: Cloud, x: float, y: float, title: str) -> Markup:
+    hint = tag("title", title)
+    if cloud.shape in _SHAPES:
+        place = f"translate({x} {y})"
+        path = _SHAPES[cloud.shape]
+        return tag("path", hint, d=path, transform=place, class_=f"point {cloud.style}")
+    radius = 3.4 if cloud.shape == "dot" else 2.4
+    return tag("circle", hint, cx=x, cy=y, r=radius, class_=f"point {cloud.style}")
+
+
+def split_bar(title: str, parts: Sequence[tuple[int, str]]) -> Markup:
+    """Counts as the parts of one bar, in their order; each has a class of the style sheet."""
+    total = sum(n for n, _ in parts) or 1
+    marks, x = [], 0.0
+    for n, style in parts:
+        width = WIDTH * n / total
+        if n:
+            length = round(max(width - 1, 0.5), 2)
+            style_ = f"part {style}"
+            marks.append(tag("rect", x=round(x, 2), y=2, width=length, height=22, class_=style_))
+        if width > 9 * len(str(n)) + 4:
+            middle = round(x + width / 2, 2)
+            marks.append(tag("text", str(n), x=middle, y=17.5, class_=f"count {style}"))
+        x += width
+    box = f"0 0 {WIDTH} 26"
+    return tag(
+        "svg", Markup("").join(marks), class_="chart", viewBox=box, role="img", aria_label=title
+    )
 
 
 def bar_chart(
@@ -288,8 +385,9 @@ def figure_axis(measure: metric.Measure) -> Axis:
 
 LARGEST = 112
 """The longer side of a thumbnail, in its own pixels, where nothing else is said."""
-_SMALLEST = 56
+SMALLEST = 56
 _LOSSLESS_BYTES = 3000
+_BUSY_BYTES = 3 * _LOSSLESS_BYTES
 
 
 @dataclass(frozen=True)
@@ -301,29 +399,35 @@ class Picture:
     height: int
 
 
-def draw_picture(pixels: suite.Array, *, largest: int = LARGEST) -> Picture | None:
+def draw_picture(
+    pixels: suite.Array, *, largest: int = LARGEST, smallest: int = SMALLEST
+) -> Picture | None:
     """A thumbnail of an image of shape (height, width, channels); None where it is no picture.
 
     Bytes (uint8) are shown as they are; of other numbers the least becomes black and the greatest
     white. Three channels are red, green and blue; any other number of channels is averaged. The
-    longer side has `largest` pixels at most.
+    longer side has `largest` pixels at most, and `smallest` at the least: a small one is enlarged
+    by whole pixels, so that nothing is made up.
     """
     if pixels.ndim != 3 or min(pixels.shape) < 1 or max(pixels.shape[:2]) < 2:
         return None
-    shown = pixels if pixels.dtype == np.uint8 else _stretched(pixels)
+    shown = as_bytes(pixels)
     shown = shown if shown.shape[2] == 3 else shown.mean(axis=2).round().astype(np.uint8)[..., None]
     height, width = shown.shape[:2]
     image = Image.fromarray(shown if shown.shape[2] == 3 else shown[..., 0])
     longest = max(height, width)
     factor = min(1.0, largest / longest)
-    if longest < _SMALLEST:  # enlarged by whole pixels, so that nothing is made up
-        factor = float(-(-_SMALLEST // longest))
+    if longest < smallest:
+        factor = float(-(-smallest // longest))
     size = max(1, round(width * factor)), max(1, round(height * factor))
     way = Image.Resampling.NEAREST if factor > 1 else Image.Resampling.LANCZOS
     return Picture(_data_uri(image.resize(size, way)), width, height)
 
 
-def _stretched(pixels: suite.Array) -> NDArray[np.uint8]:
+def as_bytes(pixels: suite.Array) -> NDArray[np.uint8]:
+    """An image in bytes: itself, or the least number black and the greatest white."""
+    if pixels.dtype == np.uint8:
+        return pixels
     values = pixels.astype(np.float64)
     known = values[np.isfinite(values)]
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
@@ -333,10 +437,17 @@ def _stretched(pixels: suite.Array) -> NDArray[np.uint8]:
 
 
 def _data_uri(image: Image.Image) -> str:
-    content, kind = _encoded(image, "PNG"), "png"
-    if len(content) > _LOSSLESS_BYTES:
+    content, kind = b"" if _is_busy(image) else _encoded(image, "PNG"), "png"
+    if not content or len(content) > _LOSSLESS_BYTES:
         content, kind = _encoded(image, "JPEG"), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _is_busy(image: Image.Image) -> bool:
+    """Whether a picture is surely too large without loss: to find out by trying takes long."""
+    pixels = np.asarray(image)
+    slopes = np.diff(pixels, axis=1, prepend=np.zeros_like(pixels[:, :1]))
+    return all(len(zlib.compress(each.tobytes(), 1)) > _BUSY_BYTES for each in (pixels, slopes))
 
 
 def _encoded(image: Image.Image, kind: str) -> bytes:

@@ -111,6 +111,7 @@ def _environment(*, of_trees: bool) -> Environment:
         "SHARE": SHARE,
         "share_bar": charts.share_bar,
         "spot": spot,
+        "why_shown": wording.why_shown,
     }
     return environment
 

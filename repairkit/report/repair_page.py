@@ -33,6 +33,7 @@ def repair_facts(document: wording.Document) -> dict[str, Any]:
         "groups": shown[:1],
         "columns_alone": shown[1:],
         "classes": _shortened({"name": "", "rows": classes}) if classes else None,
+        "changed": changed_facts(document),
         "small_note": (document.get("fairness") or {}).get(
             "small", "a group is small where it has fewer than 30 images"
         ),
@@ -183,6 +184,43 @@ def _halves(point: wording.Document) -> dict[str, Any] | None:
     if success is None or clean is None:
         return None
     return {"n_frozen": point["n_frozen"], "clean_accuracy": clean, "attack_success": success}
+
+
+_KINDS = {
+    "better": ("Better", "wrong before, right now"),
+    "worse": ("Worse", "right before, wrong now"),
+    "other": ("Wrong otherwise", "wrong before and now, with another answer"),
+}
+_FILTERS_TOLD = 3
+
+
+def changed_facts(document: wording.Document) -> dict[str, Any] | None:
+    """Images whose answer changed, by kind; None where the document does not tell of any.
+
+    Of the frozen filters, each image names those whose response lay farthest from their level.
+    """
+    changed = document.get("changed")
+    if changed is None:
+        return None
+    kinds = []
+    for key, (title, words) in _KINDS.items():
+        images = [
+            {**image, "frozen": _farthest(image.get("frozen") or [])}
+            for image in changed["images"]
+            if image["kind"] == key
+        ]
+        kinds.append({"key": key, "title": title, "words": words, "images": images})
+    rows = [{**changed["all"], "name": "all images"}, *changed["sets"]]
+    return {**changed, "kinds": kinds, "rows": rows}
+
+
+def _farthest(frozen: Sequence[wording.Document]) -> list[wording.Document]:
+    known = [entry for entry in frozen if entry["from_level"] is not None]
+    known.sort(key=lambda entry: -abs(entry["from_level"]))
+    return [
+        {**entry, "words": f"{entry['from_level']:+.1f}".replace("-", "\N{MINUS SIGN}")}
+        for entry in known[:_FILTERS_TOLD]
+    ]
 
 
 def baselines(document: wording.Document) -> dict[str, Any] | None:

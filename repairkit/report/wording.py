@@ -161,3 +161,19 @@ def reading_words(preprocessing: Mapping[str, Any] | None) -> list[str]:
         written = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         words.append(f"--{name}={written}")
     return words
+
+
+def why_shown(reason: Document, entry: Document) -> str:
+    """Why a filter is shown, such as `no. 2 of the most valuable`.
+
+    Args:
+        reason: `of` which end of the ranking, or the best of its `layer`, and the `place`.
+        entry: of the filter; `sign` says whether it surely harms, where that is known.
+    """
+    place = reason["place"]
+    if reason["of"] == "layer":
+        return "best of its layer"
+    if reason["of"] == "valuable":
+        return "most valuable" if place == 1 else f"no. {place} of the most valuable"
+    end = "harmful" if entry.get("sign") == "harms" else "harmful or least valuable"
+    return f"most {end}" if place == 1 else f"no. {place} of the most {end}"

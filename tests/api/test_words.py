@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repairkit import ScoreSettings, Settings, api
+from repairkit.api.atlases import AtlasKeywords
 from repairkit.api.concept_jobs import DissectKeywords
 from repairkit.api.estimating import AskKeywords, ScoreKeywords, Unattended
 from repairkit.api.job_settings import JobKeywords, job_settings
@@ -51,6 +52,7 @@ SETTINGS = (Settings, PartPlan, Preprocessing)
 TAKES: dict[str, tuple[Any, ...]] = {
     "score": (ScoreKeywords, Unattended),
     "ask": (AskKeywords,),
+    "atlas": (AtlasKeywords,),
     "patch": (PatchKeywords, Source),
     "attack": (AttackKeywords, Source, Pgd, Square),
     "dream": (DreamKeywords, Source),

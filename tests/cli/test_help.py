@@ -37,6 +37,7 @@ COMMANDS = [
     "dissect",
     "curve",
     "report",
+    "atlas",
     "means",
     "merge",
     "demo",

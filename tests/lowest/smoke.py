@@ -45,6 +45,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "dissect": [[MODEL, "--data", DATA, "--blocks", "4", "--copies", "2", "-o", "concepts"]],
     "compare": [["one", "two"], ["one", "concepts"]],
     "report": [["one"]],
+    "atlas": [["five", "--filters", "6"]],
     "means": [[MODEL, "--data", DATA, "-o", "means.json"]],
     "merge": [["half-a", "half-b", "-o", "merged"]],
     "patch": [[MODEL, "--data", DATA, "--scores", "one", "--level", "mean", "-o", "own.onnx"]],

@@ -1,4 +1,4 @@
-"""`score`, `compare`, `curve`, `report` for runs; `means`, `merge` for data of several owners."""
+"""Commands about runs, from `score` to `atlas`; `means` and `merge` for several owners."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -263,6 +263,53 @@ def report_command(reporting: ReportOptions, answer: AnswerOptions) -> None:
         printing.say(f"numbers  {reported.report_file}")
 
     answer.give(lambda: reported.document, tell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtlasOptions:
+    """A run, and what its page shows."""
+
+    run: Path = argument("A run folder that score wrote.", "RUN", default=...)
+    out: Path | None = option("The page; atlas.html in the run folder.", "-o", "--out")
+    filters: int = option("How many filters to show.", default=50, min=1)
+    dreams: bool = flag(
+        "Make an image that excites each filter.", "--dreams/--no-dreams", default=True
+    )
+    dissection: Path | None = option("Show the concepts that this folder of dissect holds.")
+    between: str | None = option(
+        "Two classes or groups, comma-separated, whose shared filters are shown; those that "
+        "differ most.",
+        metavar="A,B",
+    )
+    model: Path | None = option("The model, if it was moved.")
+    data: Path | None = option("The data, if they were moved.")
+    means: Path | None = option("The common means, if they were moved.")
+    trust: bool = flag(TRUST_HELP)
+
+
+def atlas_command(drawing: AtlasOptions, answer: AnswerOptions) -> None:
+    """Write one self-contained HTML page of the filters that matter, and its numbers as JSON."""
+    from repairkit.api.atlases import atlas
+    from repairkit.cli import printing
+
+    made = atlas(
+        drawing.run,
+        out=drawing.out,
+        filters=drawing.filters,
+        dreams=drawing.dreams,
+        dissection=drawing.dissection,
+        between=options.split_names(drawing.between) or (),
+        model=drawing.model,
+        data=drawing.data,
+        means=drawing.means,
+        trust=drawing.trust,
+    )
+
+    def tell() -> None:
+        printing.say(f"page     {made.page}")
+        printing.say(f"numbers  {made.atlas_file}")
+
+    answer.give(lambda: dict(made.document), tell)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from repairkit.core.suite import Suite
 from repairkit.engine import activations
 from repairkit.formats.documents import to_json
 from repairkit.graph.structure import receptive_field
+from repairkit.jobs.look.changed_images import with_responses
 from repairkit.jobs.look.single_effects import single_effects
 from repairkit.jobs.look.thumbnails import pictures_of
 from repairkit.jobs.output.destination import Companions
@@ -29,6 +30,7 @@ MOST_FILTERS = 24
 _IMAGES_SHOWN = 4
 _MOST_IMAGES = 1000
 _CLASSES_SHOWN = 3
+_BYTES_OF_CHANGED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -52,28 +54,43 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> 
         ModelError: ONNX Runtime fails on the model or the images.
     """
     looked_at = list(filters)[:MOST_FILTERS]
-    suite = bench.parts.selection.thinned(_MOST_IMAGES)
-    responses = _responses(bench, looked_at, suite)
+    suite = looked_through(bench)
+    entries = entries_of(bench, looked_at, suite)
     effects: Sequence[dict[str, Any] | None] = [None] * len(looked_at)
     if value is not None:
         effects = [one.brief() for one in single_effects(bench, looked_at, suite, value)]
-    entries = [
-        {
-            **_place(bench, wanted),
-            "effect": effects[number],
-            **(_seen(bench, wanted, number, responses, suite) if responses is not None else {}),
-        }
-        for number, wanted in enumerate(looked_at)
-    ]
     document = {
         "suite": suite.name,
         "n_images": len(suite),
         "metric": value,
         "n_filters": len(filters),
-        "filters": entries,
+        "filters": [
+            {**entry, "effect": effect} for entry, effect in zip(entries, effects, strict=True)
+        ],
     }
     shown = [image["row"] for e in entries for end in ("most", "least") for image in e.get(end, [])]
     return Interpretation(document, pictures_of(bench, suite, shown))
+
+
+def looked_through(bench: Bench) -> Suite:
+    """The images through which filters are looked at: at most a thousand of the selection part."""
+    return bench.parts.selection.thinned(_MOST_IMAGES)
+
+
+def entries_of(bench: Bench, filters: Sequence[Filter], suite: Suite) -> list[dict[str, Any]]:
+    """Where each filter lies, and what it responds to; of trees no more than the first.
+
+    Raises:
+        ModelError: ONNX Runtime fails on the model or the images.
+    """
+    responses = _responses(bench, filters, suite)
+    return [
+        {
+            **_place(bench, wanted),
+            **(_seen(bench, wanted, number, responses, suite) if responses is not None else {}),
+        }
+        for number, wanted in enumerate(filters)
+    ]
 
 
 @stage("writing the page")
@@ -90,11 +107,23 @@ def repair_report(
     if len(bench.parts.selection):
         seen = interpret(bench, patch.filters, value=report["objective"])
         document["interpretation"], pictures = seen.document, seen.pictures
+    if document.get("changed"):
+        spreads = _deviations(document["interpretation"])
+        document["changed"] = with_responses(bench, document["changed"], patch.frozen, spreads)
+        rows = [image["row"] for image in document["changed"]["images"]]
+        more = pictures_of(bench, bench.parts.selection, rows, n_bytes=_BYTES_OF_CHANGED)
+        pictures = {**more, **pictures}
     return {
         places.report: to_json(document),
         places.card: marked_card(model_card(document)),
         places.page: render_patch(document, pictures),
     }
+
+
+def _deviations(interpretation: Mapping[str, Any] | None) -> dict[str, float]:
+    """The standard deviation over images of each filter's mean response."""
+    entries = [] if interpretation is None else interpretation["filters"]
+    return {e["filter"]: e["response"]["deviation"] for e in entries if "response" in e}
 
 
 def _place(bench: Bench, wanted: Filter) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Write the report of a run: its page, and its numbers as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, filters
+from repairkit.core.game import Round
 from repairkit.core.process.stages import stage
 from repairkit.formats import documents, run_file
-from repairkit.jobs.look import interpreting, removal
+from repairkit.jobs.look import interpreting
+from repairkit.jobs.look.picking import pick_filters
 from repairkit.jobs.output.destination import Places, check_replaced
 from repairkit.jobs.runs.reopening import Whereabouts, looked_at_again
 from repairkit.jobs.runs.run_document import measures_in, sample_histogram
@@ -22,7 +24,11 @@ from repairkit.report.page import render_run
 SCHEMA = 1
 RUN_KIND = "repairkit run report"
 _ROWS_EACH = 15
-_FILTERS_EACH = 6
+_FILTERS_SHOWN = 16
+TOP = 100
+_SIZES = (0, 1, 2, 3, 5, 8, 12, 20, 30, 50)
+_RANDOM_ORDERS = 3
+_MOST_TRIED_IMAGES = 256
 
 
 @dataclass(frozen=True)
@@ -110,15 +116,17 @@ def _look(
     """Look at the extreme filters with model and data, and add the result to the document."""
     metric = bench.metric_names[0]
     values = _values(rows, bench.roster)
-    document["spread"] = removal.spread_over_layers(bench, values)
+    document["spread"] = spread_over_layers(bench, values)
     if "curve" not in document["run"]:
-        document["removal"] = removal.removal_curves(bench, values, metric)
-    names = [row["filter"] for row in (*rows[:_FILTERS_EACH], *rows[::-1][:_FILTERS_EACH])]
-    chosen = [filters.Filter.parse(name) for name in dict.fromkeys(names)]
-    seen = interpreting.interpret(bench, chosen, value=metric)
+        document["removal"] = removal_curves(bench, values, metric)
+    ranked = [row["filter"] for row in rows]
+    turned = bool(document["scores"]["less_is_better"])
+    picks = pick_filters(ranked, _FILTERS_SHOWN, less_is_better=turned)
+    seen = interpreting.interpret(bench, [pick.filter for pick in picks], value=metric)
     by_filter = {row["filter"]: row["value"] for row in rows}
-    for entry in seen.document["filters"]:
+    for entry, pick in zip(seen.document["filters"], picks, strict=True):
         entry["value"] = by_filter[entry["filter"]]
+        entry["why"] = [{"of": reason.of, "place": reason.place} for reason in pick.why]
     document["interpretation"] = seen.document
     return seen
 
@@ -186,3 +194,56 @@ def _statistics(folder: run_file.RunFolder) -> dict[str, Any] | None:
     if not isinstance(statistics, dict):
         raise errors.RunFolderError(f"{folder.statistics_file}: holds no statistics; score again")
     return statistics
+
+
+@stage("removing filters in order")
+def removal_curves(bench: Bench, values: NDArray[np.float64], metric: str) -> dict[str, Any]:
+    """V with the first few filters of three orders absent, on at most 256 selection images.
+
+    Args:
+        bench: with the model and the images.
+        values: shape (n_players,), NaN where a filter was not scored.
+        metric: V.
+    """
+    suite = bench.parts.selection.thinned(_MOST_TRIED_IMAGES)
+    n = len(bench.roster)
+    sizes = [size for size in _SIZES if size <= max(n - 1, 1)]
+    ranked = np.argsort(-np.nan_to_num(values), kind="stable")
+    rng = np.random.default_rng(bench.settings.seed)
+    orders = [ranked, ranked[::-1], *(rng.permutation(n) for _ in range(_RANDOM_ORDERS))]
+    coalitions = np.concatenate([_removed(order, sizes) for order in orders])
+    game = bench.working.game(suite, bench.metrics((metric,)))
+    figures = game.play(Round(coalitions)).values[:, 0].reshape(len(orders), len(sizes))
+    return {
+        "metric": metric,
+        "suite": suite.name,
+        "n_images": len(suite),
+        "random_orders": _RANDOM_ORDERS,
+        "removed": sizes,
+        "top": figures[0].tolist(),
+        "bottom": figures[1].tolist(),
+        "random": figures[2:].mean(axis=0).tolist(),
+    }
+
+
+def _removed(order: NDArray[np.intp], sizes: Sequence[int]) -> NDArray[np.bool_]:
+    rows = np.ones((len(sizes), len(order)), bool)
+    for row, size in zip(rows, sizes, strict=True):
+        row[order[:size]] = False
+    return rows
+
+
+def spread_over_layers(bench: Bench, values: NDArray[np.float64]) -> dict[str, Any]:
+    """How the filters of the hundred highest and the hundred lowest values spread over the sites.
+
+    Of fewer than 200 filters, half each.
+    """
+    n_each = min(TOP, len(values) // 2 or 1)
+    ranked = np.argsort(-np.nan_to_num(values), kind="stable")
+    ends = {"highest": set(ranked[:n_each].tolist()), "lowest": set(ranked[-n_each:].tolist())}
+    layers = []
+    for site in bench.roster.sites:
+        columns = range(*bench.roster.slices[site.name].indices(len(values)))
+        counts = {name: len(chosen.intersection(columns)) for name, chosen in ends.items()}
+        layers.append({"site": site.name, "n_filters": site.n_channels, **counts})
+    return {"n_each": n_each, "layers": layers}

@@ -14,8 +14,7 @@ from repairkit.core.results import Figure
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.engine.cones.cone_costs import arithmetic_of, cone_shares
 from repairkit.jobs.setup.workbench import Bench
-from repairkit.metrics.catalogue import is_user_metric
-from repairkit.metrics.evaluation import difference
+from repairkit.metrics import catalogue, evaluation
 
 _RESAMPLES = 500
 _MULTIPLICATIONS = 4e11
@@ -33,13 +32,13 @@ class SingleEffect:
         value: of the metric.
         groups: of the accuracy of each group, by name.
         classes: of the accuracy of each class, by name.
-        n_of: how many images each group and class has.
+        n_of: how many images there are, by `group` or `class` and the name.
     """
 
     value: Figure
     groups: dict[str, Figure] = field(default_factory=dict)
     classes: dict[str, Figure] = field(default_factory=dict)
-    n_of: dict[str, int] = field(default_factory=dict)
+    n_of: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def brief(self) -> dict[str, Any]:
         """The differences alone, as reports have them."""
@@ -94,9 +93,9 @@ def _effect(
 ) -> SingleEffect:
     n_resamples = _RESAMPLES if full else 1
     # To call a user's function once for each resample may take hours.
-    slow = is_user_metric(metric.name) and not metric.per_image
+    slow = catalogue.is_user_metric(metric.name) and not metric.per_image
     metrics = () if slow else (metric,)
-    moved = difference(
+    moved = evaluation.difference(
         *outputs,
         about,
         metrics,
@@ -111,7 +110,7 @@ def _effect(
         value=value,
         groups=groups,
         classes={name: figure for name, (figure, _) in classes.items()},
-        n_of={name: n for name, (_, n) in classes.items()} | _sizes(about),
+        n_of={("class", name): n for name, (_, n) in classes.items()} | _sizes(about),
     )
 
 
@@ -120,11 +119,11 @@ def _without_interval(metric: Metric, outputs: tuple[Array, Array], about: Annot
     return Figure(after - before, math.nan, math.nan)
 
 
-def _sizes(about: Annotations) -> dict[str, int]:
+def _sizes(about: Annotations) -> dict[tuple[str, str], int]:
     if about.groups is None:
         return {}
     counts = np.bincount(about.groups, minlength=len(about.group_names)).tolist()
-    return dict(zip(about.group_names, counts, strict=True))
+    return {("group", name): n for name, n in zip(about.group_names, counts, strict=True)}
 
 
 def _by_class(
@@ -140,7 +139,7 @@ def _by_class(
     number[kept] = np.arange(len(kept))
     names = tuple(f"class {place}" for place in range(len(kept) + 1))
     shown = replace(about, groups=number[about.labels], group_names=names)
-    moved = difference(
+    moved = evaluation.difference(
         *outputs, shown, (), form=bench.form, n_resamples=n_resamples, seed=bench.settings.seed
     )
     return {

@@ -8,6 +8,7 @@ from typing import Any
 from repairkit.core import errors, filters, metric, results
 from repairkit.core.process.text import counted
 from repairkit.engine.ort import versions
+from repairkit.jobs.look.changed_images import changed_block
 from repairkit.jobs.output.destination import Places
 from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings
 from repairkit.jobs.runs import run_document
@@ -71,6 +72,7 @@ def patch_story(
         "selection": chosen.selection,
         **figures,
         "payers": find_payers(figures),
+        "changed": changed_block(bench, final),
         "baselines": None,
         "verification": verified.to_json(),
         "scoring": None if chosen.scoring is None else _scoring_story(chosen.scoring, path_of),

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from repairkit.core import errors
 from repairkit.core.process.trust import without
-from repairkit.data.given import NAMES, Data
+from repairkit.data.given import NAMES, Data, GivenAs, as_data
 from repairkit.formats.means_file import read_means
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.jobs.runs.run_document import restored
@@ -34,6 +34,24 @@ class Whereabouts:
     trust: bool = False
     without: str = ""
     metrics: tuple[str, ...] = ()
+
+
+def places_of(
+    model: str | Path | None,
+    data: GivenAs | None,
+    means: str | Path | None,
+    *,
+    trust: bool,
+    metrics: tuple[str, ...],
+) -> Whereabouts:
+    """Where the files of a run are now, from the arguments of a function."""
+    return Whereabouts(
+        model=None if model is None else Path(model),
+        data=None if data is None else as_data(data),
+        means=None if means is None else Path(means),
+        trust=trust,
+        metrics=metrics,
+    )
 
 
 def looked_at_again(

@@ -1,0 +1,1 @@
+"""Records of looks at filters."""

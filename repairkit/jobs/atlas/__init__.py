@@ -1,0 +1,1 @@
+"""An atlas of the filters that matter in a run."""

@@ -7,7 +7,7 @@ from typing import TypedDict, Unpack
 from repairkit.api.job_settings import Metrics, check_keywords, metric_names
 from repairkit.core.process.text import clean
 from repairkit.data.given import GivenAs
-from repairkit.jobs.atlas.making_atlas import Atlas, AtlasSettings, make_atlas
+from repairkit.jobs.atlas import atlas_cards, further, making_atlas
 from repairkit.jobs.runs import reopening
 from repairkit.notebook.progress import shown_in_cell
 
@@ -42,7 +42,7 @@ def atlas(
     dissection: str | Path | None = None,
     between: Sequence[str] = (),
     **more: Unpack[AtlasKeywords],
-) -> Atlas:
+) -> making_atlas.Atlas:
     """Write the atlas of a run: one page about the filters that matter, and its numbers as JSON.
 
     Args:
@@ -59,12 +59,13 @@ def atlas(
         RepairkitError: the run is not finished, or the model or data are not those of the run.
     """
     check_keywords("atlas", more, AtlasKeywords)
-    settings = AtlasSettings(
+    settings = making_atlas.AtlasSettings(
         filters=filters,
         dreams=dreams,
         dissection=None if dissection is None else Path(dissection),
         between=tuple(map(clean, (between,) if isinstance(between, str) else between)),
     )
+    jobs = atlas_cards.OtherJobs(dreams=further.dreams_of, concepts=further.concepts_in)
     places = reopening.places_of(
         more.get("model"),
         more.get("data"),
@@ -72,4 +73,6 @@ def atlas(
         trust=more.get("trust", False),
         metrics=metric_names(more.get("metric")),
     )
-    return make_atlas(Path(run), settings, out=None if out is None else Path(out), places=places)
+    return making_atlas.make_atlas(
+        Path(run), settings, jobs, out=None if out is None else Path(out), places=places
+    )

@@ -1,19 +1,45 @@
 """What an atlas says of each filter: why it is shown, its values, what it responds to."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from repairkit.core import filters, results, suite
+import numpy as np
+from numpy.typing import NDArray
+
+from repairkit.core import filters, results
 from repairkit.formats import run_file
 from repairkit.formats.looks import atlas_file as file
-from repairkit.jobs.atlas import sharing, values_by
-from repairkit.jobs.look import interpreting, picking, single_effects
+from repairkit.jobs.atlas import values_by
+from repairkit.jobs.look import picking, single_effects
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.report import charts, page
 
 _NORMAL_95 = 1.959963984540054
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dreams:
+    """Dreams by filter, as records and as pictures, and notes on those that are missing."""
+
+    records: dict[str, file.AtlasDream] = field(default_factory=dict)
+    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherJobs:
+    """Jobs that tell something of filters, each on its own: what an atlas asks them.
+
+    Attributes:
+        dreams: of filters of a bench.
+        concepts: of filters, in a folder that `dissect` wrote for the model of a digest.
+    """
+
+    dreams: Callable[[Bench, Sequence[filters.Filter]], Dreams]
+    concepts: Callable[[Path, str, Sequence[filters.Filter]], dict[str, list[file.AtlasConcept]]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,21 +66,19 @@ class Findings:
 
 
 def cards_of(
-    bench: Bench, picks: Sequence[picking.Pick], images: suite.Suite, findings: Findings
+    picks: Sequence[picking.Pick],
+    entries: Sequence[dict[str, Any]],
+    size: tuple[int, int] | None,
+    findings: Findings,
 ) -> list[file.AtlasFilter]:
     """The filters of an atlas, in the order of `picks`.
 
     Args:
-        bench: with the model and the images.
         picks: the filters.
-        images: that are looked through.
+        entries: where each lies and what it responds to, as `entries_of` tells.
+        size: height and width of an image; None where they have none.
         findings: what else is known.
-
-    Raises:
-        ModelError: ONNX Runtime fails on the model or the images.
     """
-    size = bench.image_size
-    entries = interpreting.entries_of(bench, [pick.filter for pick in picks], images)
     return [
         _card(pick, _with_boxes(entry, size), findings)
         for pick, entry in zip(picks, entries, strict=True)
@@ -110,10 +134,7 @@ def _by(wanted: filters.Filter, findings: Findings) -> list[file.ForImages]:
     columns = findings.known.columns
     if columns:
         number = findings.known.filters.index(wanted.id)
-        told = [
-            _for_images(sharing.images_of(c), sharing.figure_of(c, number), turned=False)
-            for c in columns
-        ]
+        told = [_for_images(c.images, c.figure(number), turned=False) for c in columns]
     else:
         told = _by_effect(findings.effects.get(wanted.id))
     return sorted(told, key=lambda one: (one["sign"] == "open", -abs(one["value"] or 0.0)))

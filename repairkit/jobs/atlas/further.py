@@ -1,32 +1,20 @@
 """What other jobs tell of the filters of an atlas: dreams, and concepts of a dissection."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from repairkit.core import errors
 from repairkit.core.filters import Filter
 from repairkit.formats.dissection_file import read_dissection
 from repairkit.formats.looks.atlas_file import AtlasConcept, AtlasDream
+from repairkit.jobs.atlas.atlas_cards import Dreams
 from repairkit.jobs.dissect.dissected import concepts_of
 from repairkit.jobs.dream.dream import Dream, DreamSettings
 from repairkit.jobs.dream.dreaming import dream_filters
 from repairkit.jobs.setup.workbench import Bench
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Dreams:
-    """Dreams by filter, as records and as pictures, and notes on those that are missing."""
-
-    records: dict[str, AtlasDream] = field(default_factory=dict)
-    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-
-def dreams_of(bench: Bench, filters: Sequence[Filter], settings: DreamSettings) -> Dreams:
+def dreams_of(bench: Bench, filters: Sequence[Filter]) -> Dreams:
     """A dream of each filter, by forward passes; none, and a note, where nothing can be dreamt.
 
     Raises:
@@ -37,7 +25,7 @@ def dreams_of(bench: Bench, filters: Sequence[Filter], settings: DreamSettings) 
     if not wanted or bench.image_size is None:
         return Dreams(notes=("there are no dreams: the model takes no images",))
     try:
-        made = dream_filters(bench, wanted, settings)
+        made = dream_filters(bench, wanted, DreamSettings())
     except errors.SettingsError as error:
         return Dreams(notes=(f"there are no dreams: {error}",))
     return Dreams(

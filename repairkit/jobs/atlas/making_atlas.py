@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors, filters
 from repairkit.core.process.stages import stage
-from repairkit.core.suite import Array
 from repairkit.engine.ort import versions
 from repairkit.formats import documents, run_file
 from repairkit.formats.looks import atlas_file as file
-from repairkit.jobs.atlas import atlas_cards, further, sharing, values_by
-from repairkit.jobs.dream.dream import DreamSettings
+from repairkit.jobs.atlas import atlas_cards, sharing, values_by
 from repairkit.jobs.look import interpreting, picking, single_effects, thumbnails
 from repairkit.jobs.output.destination import Places, check_replaced
 from repairkit.jobs.runs import reopening, run_document
@@ -65,7 +63,7 @@ class Atlas:
 class Originals:
     """Images as people see them, by their row in the data, and dreams by filter."""
 
-    images: Mapping[int, Array]
+    images: Mapping[int, NDArray[np.uint8]]
     dreams: Mapping[str, NDArray[np.uint8]]
 
 
@@ -73,6 +71,7 @@ class Originals:
 def make_atlas(
     folder: Path,
     settings: AtlasSettings,
+    jobs: atlas_cards.OtherJobs,
     *,
     out: Path | None = None,
     places: reopening.Whereabouts | None = None,
@@ -82,6 +81,7 @@ def make_atlas(
     Args:
         folder: what `score` wrote.
         settings: what to show.
+        jobs: that make dreams and read concepts.
         out: the page; `atlas.html` in the folder if None.
         places: of model, data and means, and the code that may run; what the run recorded if None.
 
@@ -108,11 +108,11 @@ def make_atlas(
     concepts = {}
     if settings.dissection is not None:
         ranked = [filters.Filter.parse(row.filter) for row in rows]
-        concepts = further.concepts_in(settings.dissection, run["model"]["digest"], ranked)
+        concepts = jobs.concepts(settings.dissection, run["model"]["digest"], ranked)
     known = values_by.values_by(folder, run, rows)
     shared = sharing.shared_filters(known, settings.between)
     work = partial(
-        _looked_at, run=run, rows=rows, known=known, concepts=concepts, settings=settings
+        _looked_at, run=run, rows=rows, known=known, concepts=concepts, settings=settings, jobs=jobs
     )
     document, originals = reopening.looked_at_again(
         run_folder, run, places or reopening.Whereabouts(), work
@@ -133,6 +133,7 @@ def _looked_at(
     known: values_by.ValuesBy,
     concepts: dict[str, list[file.AtlasConcept]],
     settings: AtlasSettings,
+    jobs: atlas_cards.OtherJobs,
 ) -> tuple[Any, Originals]:
     """What model and images tell: the document, but for what the run alone tells; and pictures."""
     metrics = tuple(dict.fromkeys(run["metrics"])) or bench.metric_names[:1]
@@ -144,9 +145,7 @@ def _looked_at(
     suite = interpreting.looked_through(bench)
     tried = single_effects.affordable(bench, chosen, suite)
     effects = single_effects.single_effects(bench, chosen, tried, metrics[0], full=True)
-    dreams = (
-        further.dreams_of(bench, chosen, DreamSettings()) if settings.dreams else further.Dreams()
-    )
+    dreams = jobs.dreams(bench, chosen) if settings.dreams else atlas_cards.Dreams()
     findings = atlas_cards.Findings(
         metrics=metrics,
         less_is_better=turned,
@@ -156,7 +155,8 @@ def _looked_at(
         dreams=dreams.records,
         concepts=concepts,
     )
-    cards = atlas_cards.cards_of(bench, picks, suite, findings)
+    entries = interpreting.entries_of(bench, chosen, suite)
+    cards = atlas_cards.cards_of(picks, entries, bench.image_size, findings)
     shown = [
         image["row"]
         for card in cards
@@ -333,7 +333,7 @@ def _shown(card: file.AtlasFilter, detail: atlas_page.Detail) -> list[file.Atlas
     return [image for end in ("most", "least") for image in card[end][: detail.n_images]]
 
 
-def _cut(pixels: Array, box: list[float]) -> Array:
+def _cut(pixels: NDArray[np.uint8], box: list[float]) -> NDArray[np.uint8]:
     """The patch, of whole pixels, and of two each way at the least."""
     top, left, height, width = box
     rows = slice(int(top), max(int(np.ceil(top + height)), int(top) + 2))

@@ -19,7 +19,6 @@ from repairkit.formats.looks import atlas_file as file
 from repairkit.jobs.atlas.values_by import ValueColumn, ValuesBy
 
 LEVEL = 0.05
-_NORMAL_95 = 1.959963984540054
 _ROUNDING = 1e-9
 RULE = (
     "a filter is of a class or group where its value for the accuracy on these images is surely "
@@ -56,8 +55,8 @@ def shared_filters(known: ValuesBy, between: Sequence[str]) -> file.SharedFilter
     filters: list[file.SharedFilter] = [
         {
             "filter": name,
-            "a": figure_of(pair[0], number),
-            "b": figure_of(pair[1], number),
+            "a": pair[0].figure(number),
+            "b": pair[1].figure(number),
             "sign_a": int(signs[0, number]),
             "sign_b": int(signs[1, number]),
             "of": of[number],  # type: ignore[typeddict-item]
@@ -65,8 +64,8 @@ def shared_filters(known: ValuesBy, between: Sequence[str]) -> file.SharedFilter
         for number, name in enumerate(known.filters)
     ]
     return {
-        "a": images_of(pair[0]),
-        "b": images_of(pair[1]),
+        "a": pair[0].images,
+        "b": pair[1].images,
         "confidence": 1 - LEVEL,
         "rule": RULE,
         "counts": {name: of.count(name) for name in ("both", "a", "b", "neither")},
@@ -97,22 +96,6 @@ def sure_signs(values: NDArray[np.float64], errors_: NDArray[np.float64]) -> NDA
     sure = np.zeros(len(chances), bool)
     sure[order] = passed
     return np.where(sure.reshape(values.shape), np.sign(values), 0).astype(np.int64)
-
-
-def figure_of(column: ValueColumn, number: int) -> file.AtlasFigure:
-    """A value with its 95 % interval, which holds for itself alone."""
-    value, reach = float(column.values[number]), _NORMAL_95 * float(column.errors[number])
-    known = math.isfinite(reach)
-    return {
-        "value": value if math.isfinite(value) else None,
-        "ci_low": value - reach if known else None,
-        "ci_high": value + reach if known else None,
-    }
-
-
-def images_of(column: ValueColumn) -> file.SetOfImages:
-    """What a column is about."""
-    return {"kind": column.kind, "name": column.name, "n_images": column.n_images}
 
 
 def _named(known: ValuesBy, between: Sequence[str]) -> tuple[ValueColumn, ValueColumn]:

@@ -1,5 +1,6 @@
 """What filters are worth for each class and each group: from a run's metrics, or its kept rows."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from repairkit.core import errors
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations
 from repairkit.formats import rows_file, run_file
-from repairkit.formats.looks.atlas_file import PartOf
+from repairkit.formats.looks import atlas_file as file
 from repairkit.jobs.ask.replay import Replay
 from repairkit.metrics import catalogue, image_metrics
 
 _MOST = 40
-_KINDS: dict[str, PartOf] = {
+_NORMAL_95 = 1.959963984540054
+_KINDS: dict[str, file.PartOf] = {
     image_metrics.RECALL.name: "class",
     image_metrics.ACCURACY_OF_GROUP.name: "group",
 }
@@ -38,11 +40,26 @@ class ValueColumn:
         errors: standard errors, (n_filters,); infinite where not known.
     """
 
-    kind: PartOf
+    kind: file.PartOf
     name: str
     n_images: int | None
     values: NDArray[np.float64]
     errors: NDArray[np.float64]
+
+    @property
+    def images(self) -> file.SetOfImages:
+        """What the values are about."""
+        return {"kind": self.kind, "name": self.name, "n_images": self.n_images}
+
+    def figure(self, number: int) -> file.AtlasFigure:
+        """The value of a filter with its 95 % interval, which holds for itself alone."""
+        value, reach = float(self.values[number]), _NORMAL_95 * float(self.errors[number])
+        known = math.isfinite(reach)
+        return {
+            "value": value if math.isfinite(value) else None,
+            "ci_low": value - reach if known else None,
+            "ci_high": value + reach if known else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

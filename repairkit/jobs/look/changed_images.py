@@ -13,9 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core import attacked
-from repairkit.core.filters import FrozenFilter
-from repairkit.core.results import Figure
+from repairkit.core import attacked, filters, results
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.activations import measure_responses
 from repairkit.jobs.setup.workbench import Bench
@@ -115,7 +113,7 @@ def _counts(name: str, kinds: NDArray[np.str_]) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "n_images": n}
     for kind in KINDS:
         hits = int((kinds == kind).sum())
-        row[kind] = {"n": hits, **Figure(hits / n, *wilson(hits, n)).to_json()}
+        row[kind] = {"n": hits, **results.Figure(hits / n, *wilson(hits, n)).to_json()}
     return row
 
 
@@ -140,7 +138,7 @@ def _image(
 def with_responses(
     bench: Bench,
     changed: Mapping[str, Any],
-    frozen: Sequence[FrozenFilter],
+    frozen: Sequence[filters.FrozenFilter],
     deviations: Mapping[str, float],
 ) -> dict[str, Any]:
     """The `changed` block, with the responses of the frozen filters to each image.
@@ -166,9 +164,9 @@ def with_responses(
     suite = bench.parts.test if len(bench.parts.test) else bench.parts.selection
     place = {row: position for position, row in enumerate(suite.indices.tolist())}
     shown = suite.take(np.array([place[row] for row in rows], np.intp))
-    filters = [each.filter for each in told]
+    wanted = [each.filter for each in told]
     tapped = [site for site in bench.roster.sites if site.in_tensor]
-    means = measure_responses(bench.working.opened, tapped, filters, shown).means
+    means = measure_responses(bench.working.opened, tapped, wanted, shown).means
     images = []
     for position, image in enumerate(changed["images"]):
         entries = [
@@ -179,7 +177,9 @@ def with_responses(
     return {**changed, "images": images}
 
 
-def _entry(frozen: FrozenFilter, response: float, deviation: float | None) -> dict[str, Any]:
+def _entry(
+    frozen: filters.FrozenFilter, response: float, deviation: float | None
+) -> dict[str, Any]:
     level = float(np.asarray(frozen.constant).mean())
     far = None if not deviation else (response - level) / deviation
     return {"filter": frozen.filter.id, "response": response, "from_level": far}

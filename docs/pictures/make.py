@@ -1,4 +1,4 @@
-"""Make the pictures of the README anew from the packaged sample, through Chromium.
+"""Make the pictures of the README and of the atlas anew from the packaged sample, in Chromium.
 
     .venv/bin/python docs/pictures/make.py [REPORT.html]
 
@@ -20,6 +20,8 @@ from PIL import Image
 from playwright.sync_api import FloatRect, Page, sync_playwright
 
 FOLDER = Path(__file__).parent
+CARD = 2  # of the cards of the atlas
+METRICS = ("accuracy", "recall:*", "group_accuracy:*")
 CULPRIT = 4  # of the frozen filters on the page
 WIDTH, HEIGHT = 960, 820  # of the window, in points of the page
 PADDING = 16
@@ -32,6 +34,36 @@ def repair(folder: Path) -> Path:
     command = [sys.executable, "-c", code, "demo", "-o", "digits", "--quiet"]
     subprocess.run(command, cwd=folder, check=True)
     return folder / "digits" / "model.patched.report.html"
+
+
+def draw_atlas(folder: Path) -> Path:
+    """The atlas of the sample, scored for every class and group."""
+    code = "from repairkit.cli import main; main()"
+    metrics = [word for name in METRICS for word in ("--metric", name)]
+    jobs = (
+        ["score", "model.onnx", *metrics, "--method", "regression", "-o", "run"],
+        ["dissect", "model.onnx", "-o", "concepts"],
+        ["atlas", "run", "--dissection", "concepts"],
+    )
+    for words in jobs:
+        command = [sys.executable, "-c", code, *words, "--quiet"]
+        subprocess.run(command, cwd=folder / "digits", check=True)
+    return folder / "digits" / "run" / "atlas.html"
+
+
+def shoot_atlas(page: Page) -> None:
+    """A card, and the filters that two groups share."""
+    card = box_of(page, f"#card-{CARD}")
+    after = box_of(page, f"#card-{CARD + 1}")
+    block = FloatRect(
+        x=card["x"] - PADDING,
+        y=card["y"] - PADDING,
+        width=card["width"] + 2 * PADDING,
+        height=after["y"] - card["y"] - PADDING,
+    )
+    save(page.screenshot(clip=block, full_page=True), "atlas.png")
+    page.locator("section:has(#shared) .beside").scroll_into_view_if_needed()
+    save(page.locator("section:has(#shared) .beside").screenshot(), "shared.png")
 
 
 def save(picture: bytes, name: str) -> None:
@@ -77,6 +109,9 @@ def main() -> None:
         report = Path(sys.argv[1]) if sys.argv[1:] else repair(Path(place))
         page.goto(report.resolve().as_uri())
         shoot(page)
+        if not sys.argv[1:]:
+            page.goto(draw_atlas(Path(place)).resolve().as_uri())
+            shoot_atlas(page)
         opened.close()
 
 

@@ -87,10 +87,44 @@ def repair(
         "scoring": None,
         "patch": {"source": "s" * 64, "frozen": [[name, -0.25] for name in frozen]},
         "patch_digest": "a" * 64,
+        "changed": changed(frozen, groups, classes),
         "source": {"path": "model.onnx", "digest": "b" * 64},
         "result": {"path": "model.patched.onnx", "digest": "c" * 64},
         "interpretation": interpretation(frozen, groups, classes),
         **more,
+    }
+
+
+def changed(frozen: Sequence[str], groups: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    """Images whose answer changed: of each kind as many as there are classes."""
+
+    def counts(name: str, n: int) -> dict[str, Any]:
+        kinds = {key: {"n": n, **figure(n / 200, 0.01)} for key in ("better", "worse", "other")}
+        return {"name": name, "n_images": 200, **kinds}
+
+    kinds = ("better", "worse", "other")
+    images = [
+        {
+            "row": row,
+            "kind": kind,
+            "label": name,
+            "group": groups[0] if groups else None,
+            "before": name,
+            "after": classes[row - 1],
+            "frozen": [{"filter": one, "response": 0.5, "from_level": row - 1.5} for one in frozen],
+        }
+        for kind in kinds
+        for row, name in enumerate(classes)
+    ]
+    return {
+        "suite": "test",
+        "n_images": 400,
+        "n_changed": 3 * len(classes),
+        "by": "group" if groups else "class",
+        "all": counts("", len(classes)),
+        "sets": [counts(name, 1) for name in groups or classes],
+        "rule": "of each kind 8 images at most, drawn at random with seed 0",
+        "images": images,
     }
 
 

@@ -49,8 +49,10 @@ def test_the_top_of_another_run_is_left_out_of_the_ranking_and_not_of_the_game(
     jsonschema.validate(json.loads((tmp_path / "own" / "run.json").read_text()), schema)
     known = json.loads((tmp_path / "overall" / "run.json").read_text())
     assert kept["key"] == known["key"]
-    further = [name for name in table_of(tmp_path / "own" / "scores.csv")[0] if "recall" in name]
+    columns = table_of(tmp_path / "own" / "scores.csv")[0]
+    further = [name for name in columns if name.startswith("value:recall")]
     assert len(further) == 2
+    assert all(name.replace("value:", "std_error:") in columns for name in further)
     assert scored(repairkit, project, "own", "--metric", "recall:*", code=1).err.count("other")
 
 

@@ -23,7 +23,7 @@ from repairkit.graph.prefix import cut_at, with_open_image
 from repairkit.graph.structure import bytes_of_largest_node
 
 CENTRE, CHANNEL = "centre", "channel"
-_RUN_BYTES = 48 * 2**20
+_RUN_BYTES = 8 * 2**20  # of the largest node; more at once is slower, for want of cache
 _MOST_IN_A_RUN = 64
 _SAME = 1e-4  # of the spread of responses to noise
 _SAME_CROPPED = 1e-3

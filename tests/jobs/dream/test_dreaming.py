@@ -18,6 +18,7 @@ from repairkit.jobs.dream.dreaming import dream_filters
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.unjudged import prepare_unjudged
 from repairkit.jobs.setup.workbench import Bench, Settings
+from tests import zoo
 from tests.dreams.known_filters import SIDE, correlation, kernels, known_model
 from tests.ensembles import forest
 
@@ -158,3 +159,21 @@ def test_trees_have_no_dreams(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_refused(changed: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match=r"choose|give 1 to"):
         DreamSettings(**changed)  # type: ignore[arg-type]
+
+
+@zoo.needs_zoo
+@pytest.mark.slow
+def test_dreams_of_a_real_model_exceed_its_images() -> None:
+    data = zoo.data("cifar10_jpeg_test10k")
+    bench = prepare_unjudged(
+        read_subject(zoo.model("mlperf_resnet8")), Settings(data=data, absent="zero")
+    )
+    every = bench.roster.filters
+    wanted = [every[i] for i in range(5, len(every), 28)]  # twelve, of early and late layers
+    dreams = dream_filters(bench, wanted, DreamSettings())
+    above = [dream.excess for dream in dreams if dream.excess is not None]
+    controls = [dream.control_excess for dream in dreams if dream.control_excess is not None]
+    assert len(above) == len(wanted)
+    assert np.mean(np.array(above) > 0) >= 0.75
+    assert np.median(above) > 2
+    assert np.median(controls) < 0

@@ -119,7 +119,7 @@ def draw(rows: list[Row]) -> Figure:
         panels = figure.subplots(1, 2, sharey=True)
         for panel, (measure, words) in zip(panels, _MEASURES.items(), strict=True):
             _draw_panel(panel, rows, measure)
-            panel.set_xlabel(f"{words}: filters of extreme value less others")
+            panel.set_xlabel(f"{words}, less others")
         panels[0].legend(loc="upper left", bbox_to_anchor=(0, 1.16), ncols=2, handlelength=1.2)
         figure.tight_layout()
     return figure

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test test-all check lowest fix golden docs notebooks bench compatibility fuzz fuzz-guided clean
+.PHONY: setup demo test test-long test-all check lowest fix golden docs notebooks bench compatibility fuzz fuzz-guided clean
 
 setup: $(INSTALLED)
 
@@ -21,10 +21,17 @@ $(BIN)/repairkit: pyproject.toml constraints.txt
 demo: $(BIN)/repairkit
 	$(BIN)/repairkit demo
 
+# A process per core, so each of them computes with one thread.
+test: export OMP_NUM_THREADS = 1
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# Also what takes longer than a second or so.
+# What takes some seconds a test; CI runs it too.
+test-long: export OMP_NUM_THREADS = 1
+test-long: setup
+	$(BIN)/python -m pytest -n auto --dist loadfile -m long
+
+# Also what CI has no time for.
 test-all: setup
 	$(BIN)/python -m pytest -m "not gpu"
 

@@ -89,6 +89,7 @@ def change(model: Path) -> None:
     onnx.save(proto, model)
 
 
+@pytest.mark.long
 def test_the_steps_of_the_workflow_pass_and_fail_as_they_say(patched: Path, shell: Shell) -> None:
     workflow = blocks()[".github/workflows/models.yml"]
     steps = steps_of(workflow["jobs"]["verify"]["steps"])
@@ -108,6 +109,7 @@ def test_the_steps_of_the_workflow_pass_and_fail_as_they_say(patched: Path, shel
     assert shell(steps["Show the failure"]).stdout == f"::error::{document['error']}\n"
 
 
+@pytest.mark.long
 def test_the_action_takes_the_inputs_that_the_page_gives(patched: Path, shell: Shell) -> None:
     action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
     given = blocks()["a step of a job"][0]["with"]

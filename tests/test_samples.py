@@ -13,6 +13,7 @@ import pytest
 SAMPLES = Path(__file__).parents[1] / "samples"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("[0-9]*.py")), ids=lambda p: p.stem)
 def test_a_sample_runs_as_written(path: Path, tmp_path: Path) -> None:
     if "keras" in path.stem and any(find_spec(m) is None for m in ("tensorflow", "tf2onnx")):

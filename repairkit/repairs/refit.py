@@ -10,15 +10,23 @@ The loss is minimised by the bound of Böhning & Lindsay (1988): the curvature o
 is nowhere above that of a quadratic known beforehand, so each step is a ridge regression in closed
 form and no step can lead too far. Steps are accelerated (Nesterov), and begin anew where they
 overshoot (O'Donoghue & Candès 2015).
+
+A fit takes thousands of small steps. The library beneath numpy would wake its threads for each of
+their products, which takes longer than the product, and the threads would wait for each other in
+busy loops. So small products take one thread, which also gives the same last bits on a machine of
+any number of cores.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from repairkit.core.suite import Array
 
@@ -30,6 +38,8 @@ PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 _MOST_DIRECTIONS = 256
 _MOST_STEPS = 400
 _CLOSE = 1e-4
+_SMALL_PRODUCT = 2**25
+"""Multiplications that one thread ends within some milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +121,16 @@ def refit_path(
     single = scores.shape[1] == 1
     target = labels[:, None] == (1 if single else np.arange(scores.shape[1]))
     bound = 0.25 if single else 0.5
-    values, vectors = np.linalg.eigh(bound * (rows.T * weights) @ rows)
-    turned = rows @ vectors
+    with small_products(rows.size * rows.shape[1]):
+        values, vectors = np.linalg.eigh(bound * (rows.T * weights) @ rows)
+        turned = rows @ vectors
     coefficients = np.zeros((rows.shape[1], scores.shape[1]))
     for penalty in penalties:
         stiffness = (np.maximum(values, 0.0) + penalty)[:, None]
-        coefficients = _minimise(turned, scores, target, weights, penalty, stiffness, coefficients)
+        with small_products(rows.size * scores.shape[1]):
+            coefficients = _minimise(
+                turned, scores, target, weights, penalty, stiffness, coefficients
+            )
         yield vectors @ coefficients
 
 
@@ -154,3 +168,21 @@ def _probabilities(scores: Floats) -> Floats:
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(scores, -700.0, 700.0))))
     raised = np.exp(scores - scores.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+@contextmanager
+def small_products(n_multiplications: int) -> Iterator[None]:
+    """Take one thread for products within, if the largest of them has so few multiplications.
+
+    The number of threads is one of the whole process, and OpenBLAS lets the main thread alone
+    change it. In any other thread nothing is changed.
+
+    Args:
+        n_multiplications: of the largest product, such as n * k * m for (n, k) @ (k, m).
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main and n_multiplications < _SMALL_PRODUCT:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    else:
+        yield

@@ -51,6 +51,7 @@ def test_a_small_step_towards_the_constant_changes_the_likelihood_as_stated(
             assert values[:, channel] == pytest.approx(slope, rel=2e-3, abs=2e-5)
 
 
+@pytest.mark.long
 def test_filters_are_screened_by_gradients_where_the_source_is_named(
     repairkit: Callable[..., Answer], factory: str
 ) -> None:

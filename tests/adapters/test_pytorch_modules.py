@@ -53,6 +53,7 @@ WRAPPERS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.long
 @compiles
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_layers_of_a_wrapped_module_keep_the_names_that_the_user_knows(wrapper: str) -> None:
@@ -68,6 +69,7 @@ def test_a_wrapped_module_is_exported_with_its_map(tmp_path: Path) -> None:
     assert done.n_proven == done.n_filters > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
 def test_a_module_of_other_precision_is_exported_in_32_bits(kind: Any, tmp_path: Path) -> None:
     module = trained("plain").to(kind)
@@ -112,6 +114,7 @@ def test_a_module_that_takes_any_number_of_inputs_is_exported(tmp_path: Path) ->
     assert exported(Loose(), tmp_path).n_proven > 0
 
 
+@pytest.mark.long
 def test_what_cannot_be_exported_is_told_for_what_it_is(tmp_path: Path) -> None:
     class Auto(torch.nn.Module):
         def __init__(self) -> None:

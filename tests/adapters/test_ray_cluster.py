@@ -106,6 +106,7 @@ class Killer(threading.Thread):
                 self.n_killed += 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_started")
 def test_one_and_two_workers_give_the_same_bits_as_none(
     bench: Bench, alone: dict[str, bytes]
@@ -139,6 +140,7 @@ def test_a_killed_worker_changes_nothing(bench: Bench, alone: dict[str, bytes], 
         assert bits(game, "permutation") == alone["permutation"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_started")
 def test_a_model_that_does_not_fit_a_worker_is_told_in_one_line(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
@@ -157,6 +159,7 @@ def test_a_model_that_does_not_fit_a_worker_is_told_in_one_line(
         pass
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_started")
 def test_a_worker_with_other_versions_or_other_bits_is_refused(
     bench: Bench, monkeypatch: pytest.MonkeyPatch

@@ -57,6 +57,7 @@ def images(n: int = 4) -> np.ndarray:
     return np.random.default_rng(5).standard_normal((n, *SHAPE)).astype(np.float32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_an_export_computes_the_same_and_maps_every_filter(name: str, exported: Exports) -> None:
     done = exported(name)

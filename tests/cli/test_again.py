@@ -71,6 +71,7 @@ def repaired(answer: Answer) -> None:
     assert answer.code == 0, answer.err
 
 
+@pytest.mark.long
 def test_an_archive_with_crossed_groups(repairkit: Command, home: Path) -> None:
     repaired(
         repairkit(
@@ -114,6 +115,7 @@ def test_a_project_file_and_names_with_spaces_and_quotes(
     assert (folder / "my out.again.onnx").read_bytes() == (folder / "my out.onnx").read_bytes()
 
 
+@pytest.mark.long
 def test_a_folder_of_classes_with_preprocessing(repairkit: Command, home: Path) -> None:
     stored = np.load(home / "data.npz")
     pixels = np.clip(np.rint(30 * (stored["x"][:, :, 0, 0] + 4)), 0, 255).astype(np.uint8)
@@ -132,6 +134,7 @@ def test_a_folder_of_classes_with_preprocessing(repairkit: Command, home: Path) 
     assert {"--resize", "--scale", "--mean", "--level"} <= set(words)
 
 
+@pytest.mark.long
 def test_another_cure_without_a_test_part(repairkit: Command, home: Path) -> None:
     repaired(
         repairkit(
@@ -144,6 +147,7 @@ def test_another_cure_without_a_test_part(repairkit: Command, home: Path) -> Non
     assert {"--repair", "--promise", "--test"} <= set(words)
 
 
+@pytest.mark.long
 def test_filters_that_were_named_and_a_model_elsewhere(
     repairkit: Command, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any
 ) -> None:
@@ -159,6 +163,7 @@ def test_filters_that_were_named_and_a_model_elsewhere(
     assert "~/model.onnx" in words
 
 
+@pytest.mark.long
 def test_a_choice_from_the_values_of_a_run_and_the_run_itself(
     repairkit: Command, home: Path
 ) -> None:

@@ -187,6 +187,7 @@ def test_every_method_scores_every_filter(
     assert {row["filter"] for row in rows} == {f"conv:{c}" for c in range(4)}
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_resumes_to_the_same_bytes(project: Project, tmp_path: Path) -> None:
     command = [
         sys.executable,

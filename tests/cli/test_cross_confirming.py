@@ -33,6 +33,7 @@ def made(answer: Answer) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.long
 def test_the_report_tells_what_each_fold_chose_and_what_is_promised(
     repairkit: Command, harmed: Project
 ) -> None:
@@ -65,6 +66,7 @@ def test_the_report_tells_what_each_fold_chose_and_what_is_promised(
     assert "Choosing like this gained" in card
 
 
+@pytest.mark.long
 def test_the_terminal_tells_the_promise_and_the_cures(repairkit: Command, harmed: Project) -> None:
     answer = repairkit("patch", harmed.model, "--fairness")
     assert answer.code == 0, answer.err
@@ -92,6 +94,7 @@ def test_every_cure_is_confirmed_baked_proven_and_undone(
     assert Path("back.onnx").read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_promise_that_is_not_strong_enough_is_declined(
     repairkit: Command, harmed: Project
 ) -> None:
@@ -127,6 +130,7 @@ def test_wishes_that_do_not_go_together_are_refused(repairkit: Command, harmed: 
         assert told in answer.err.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_doubtful_preprocessing_turns_the_verdict(repairkit: Command, harmed: Project) -> None:
     """The fixture's model takes nearly all images for one class: its classes are in doubt."""
     document = made(repairkit("patch", harmed.model, "--fairness", "--json"))

@@ -74,6 +74,7 @@ def _every_layer_is_told_of(model: ModelProto, found: Inspection) -> None:
     assert all(left.values())
 
 
+@pytest.mark.long
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(members())
 def test_members_of_the_family_are_opened_patched_and_proven(member: Member) -> None:

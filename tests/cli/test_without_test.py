@@ -76,6 +76,7 @@ def test_every_image_chooses_and_reports_under_what_it_did_not_choose(
     assert not any("a test part is advised" in note for note in told["notes"])
 
 
+@pytest.mark.long
 def test_intervals_are_widened_in_every_table(repairkit: Command, small: Project) -> None:
     """Differences of the groups' accuracies stand in two places, and agree."""
     told = read(repairkit("patch", small.model, "--fairness", "--test", "none", "--json"))
@@ -145,6 +146,7 @@ def test_values_of_a_run_need_a_test_part(repairkit: Command, small: Project) ->
     assert "here are none: the values come from a run folder" in answer.err
 
 
+@pytest.mark.long
 def test_much_data_is_advised_to_keep_a_test_part(
     repairkit: Command, small: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +169,7 @@ def test_declining_says_how_many_images_a_test_part_keeps_away(
     assert "would add" not in refusal("--confirm-share", "0.3")
 
 
+@pytest.mark.long
 def test_the_project_file_may_ask_for_no_test_part(repairkit: Command, small: Project) -> None:
     with (small.folder / "repairkit.toml").open("a", encoding="utf-8") as file:
         file.write('[parts]\ntest = "none"\n')

@@ -83,6 +83,7 @@ ESTIMATORS: dict[str, tuple[Estimator, int]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_joint_bounds_hold_all_values_in_most_runs(name: str) -> None:
     """95 % are promised: of 40 runs more than 6 that break it have a chance below 1 %."""
@@ -119,6 +120,7 @@ def test_walks_stop_once_the_top_is_apart_and_not_before() -> None:
     assert 1 in known.settled_highest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("noise", [0.05, 0.3, 2.0])
 def test_the_expected_overlap_is_that_of_two_runs(noise: float) -> None:
     rng = np.random.default_rng(5)

@@ -84,6 +84,7 @@ def test_a_line_and_a_cell_are_short_however_many_filters_there_are(n_filters: i
     assert len(repr(everything.verified)) < 300
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("evil", [*HOSTILE, r"$\frac{1$ and $x_"])
 def test_names_are_text_and_nothing_else(evil: str) -> None:
     shown = evil.replace("\u202e", "\\u202e").replace("\x1b", "\\x1b")

@@ -60,6 +60,7 @@ def led_to(place: str, link: str) -> tuple[str, str]:
     return unquote(urlsplit(target).path).lstrip("/"), unquote(anchor)
 
 
+@pytest.mark.long
 def test_every_link_leads_to_a_page_and_a_place_in_it(site: Path, pages: dict[str, Parsed]) -> None:
     lost, checked = [], 0
     for place, page in pages.items():
@@ -75,6 +76,7 @@ def test_every_link_leads_to_a_page_and_a_place_in_it(site: Path, pages: dict[st
     assert checked > 1000
 
 
+@pytest.mark.long
 def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Parsed]) -> None:
     for place, page in pages.items():
         for load in page.loads:
@@ -88,6 +90,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path, pages: dict[str, Parsed]) 
     assert not re.findall(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//[^)]*", "\n".join(styles))
 
 
+@pytest.mark.long
 def test_every_page_is_reached_from_the_first(pages: dict[str, Parsed]) -> None:
     reached, waiting = set(), ["index.html"]
     while waiting:
@@ -99,6 +102,7 @@ def test_every_page_is_reached_from_the_first(pages: dict[str, Parsed]) -> None:
     assert set(pages) - {"404.html"} <= reached
 
 
+@pytest.mark.long
 def test_every_page_of_the_docs_is_a_page_of_the_site(pages: dict[str, Parsed]) -> None:
     for source in sorted((ROOT / "docs").rglob("*.md")):
         place = source.relative_to(ROOT / "docs").with_suffix(".html").as_posix()
@@ -106,6 +110,7 @@ def test_every_page_of_the_docs_is_a_page_of_the_site(pages: dict[str, Parsed]) 
         assert place in pages, place
 
 
+@pytest.mark.long
 def test_each_command_has_a_page_with_all_its_options(pages: dict[str, Parsed]) -> None:
     group = get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
@@ -122,6 +127,7 @@ def test_each_command_has_a_page_with_all_its_options(pages: dict[str, Parsed]) 
         }
 
 
+@pytest.mark.long
 def test_each_public_name_of_python_has_its_docstring_on_the_site(
     pages: dict[str, Parsed],
 ) -> None:
@@ -137,6 +143,7 @@ def test_each_public_name_of_python_has_its_docstring_on_the_site(
     assert adapters <= shown
 
 
+@pytest.mark.long
 def test_nothing_is_left_of_the_marks_that_pages_are_made_from(pages: dict[str, Parsed]) -> None:
     for place, page in pages.items():
         text = "".join(page.text)

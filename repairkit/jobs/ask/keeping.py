@@ -20,14 +20,6 @@ from repairkit.engine.evaluator import Evaluator, Reduce, keep_all, reduced
 from repairkit.engine.model_game import ModelGame
 from repairkit.estimators.driving.checkpoint import CheckpointStore
 from repairkit.formats import rows_file
-from repairkit.formats.rows_file import (
-    KeptCounts,
-    KeptForm,
-    RowsDocument,
-    RowsWriter,
-    ScoredImages,
-    bytes_of_row,
-)
 from repairkit.formats.run_file import RunDocument
 from repairkit.jobs.setup.workbench import Bench
 
@@ -118,7 +110,7 @@ class Keeper:
         self.played = played
         self.played.evaluator = KeepingEvaluator(played.evaluator, self._keep)
         self._ends: list[Array] = []
-        self._writer: RowsWriter | None = None
+        self._writer: rows_file.RowsWriter | None = None
 
     def open(
         self,
@@ -151,12 +143,12 @@ class Keeper:
         folder = store.path.parent
         kept = _document(bench, images, self.played, key=document["key"])
         facts, about = self.played.facts, images.annotations
-        scored = ScoredImages(
+        scored = rows_file.ScoredImages(
             annotations=about, numbers=images.indices.astype(np.int64), pool=facts.pool
         )
-        self._writer = RowsWriter(folder, kept, scored, ends, n_told=store.rounds_saved())
+        self._writer = rows_file.RowsWriter(folder, kept, scored, ends, n_told=store.rounds_saved())
         self._writer.check()
-        each = bytes_of_row(
+        each = rows_file.bytes_of_row(
             facts.n_players,
             len(facts.pool) if facts.of_sets else per_row,
             ends.nbytes // (2 * len(facts.pool)),
@@ -170,7 +162,7 @@ class Keeper:
             self._writer.settle(n_rounds)
 
     @property
-    def kept(self) -> KeptCounts:
+    def kept(self) -> rows_file.KeptCounts:
         """What was kept so far."""
         assert self._writer is not None
         n_rows, n_bytes = self._writer.size()
@@ -194,9 +186,11 @@ class Keeper:
             self._writer.add(asked, outputs)
 
 
-def _document(bench: Bench, images: Suite, played: ModelGame, *, key: str) -> RowsDocument:
+def _document(
+    bench: Bench, images: Suite, played: ModelGame, *, key: str
+) -> rows_file.RowsDocument:
     about, form, layers = images.annotations, bench.form, bench.subject.layer_map
-    kept: KeptForm | None = None
+    kept: rows_file.KeptForm | None = None
     if form is not None:
         columns = None if form.columns is None else list(form.columns)
         kept = {"kind": form.kind, "columns": columns, "threshold": form.threshold}

@@ -14,24 +14,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 from repairkit.core.process.stages import Tell
 from repairkit.graph.kinds.ensembles import is_ensemble
 from repairkit.graph.stored import tensors
-from repairkit.jobs.diff.graph_view import (
-    Digester,
-    GraphView,
-    Surroundings,
-    domain_of,
-    opsets_of,
-    type_name,
-    view_of_graph,
-)
+from repairkit.jobs.diff import graph_view, stored_changes
 from repairkit.jobs.diff.matching import NodePairs, Side, match_nodes
-from repairkit.jobs.diff.stored_changes import (
-    Entries,
-    Readings,
-    TwoGraphs,
-    channel_axis,
-    compare_stored,
-    in_both,
-)
 from repairkit.jobs.diff.tree_changes import TREE_LISTS, compare_trees
 
 _LONGEST = 200  # characters of a value
@@ -52,7 +36,7 @@ class GraphChanges:
     """
 
     pairing: NodePairs
-    views: tuple[GraphView, GraphView]
+    views: tuple[graph_view.GraphView, graph_view.GraphView]
     same_computation: bool
     n_nodes: tuple[int, int]
     n_same: int
@@ -91,9 +75,11 @@ def compare_graphs(
         inputs: inputs of `a` to those of `b` that are the same.
         tell: is told how many of the nodes of `a` were compared.
     """
-    views = tuple(view_of_graph(m.graph, opsets_of(m.opset_import)) for m in (a, b))
+    views = tuple(
+        graph_view.view_of_graph(m.graph, graph_view.opsets_of(m.opset_import)) for m in (a, b)
+    )
     ours, theirs = views
-    digesters = Digester(a), Digester(b)
+    digesters = graph_view.Digester(a), graph_view.Digester(b)
     numbered = {name: number for number, name in enumerate(inputs)}
     back = {name: numbered[mine] for mine, name in inputs.items()}
     fed_a: list[object] = [numbered.get(name, ("only", name)) for name in ours.inputs]
@@ -119,13 +105,13 @@ def compare_graphs(
 
 @dataclass(eq=False)
 class _Comparison:
-    """Entries that were made so far."""
+    """stored_changes.Entries that were made so far."""
 
-    digesters: tuple[Digester, Digester]
+    digesters: tuple[graph_view.Digester, graph_view.Digester]
     tell: Tell
     n_same: int = 0
     n_same_tensors: int = 0
-    entries: Entries = field(default_factory=Entries)
+    entries: stored_changes.Entries = field(default_factory=stored_changes.Entries)
 
     def graphs(self, a: Side, b: Side, inputs: Mapping[str, str], *, where: str) -> NodePairs:
         """Compare two graphs; `inputs` are those and, of bodies, the values around them."""
@@ -134,8 +120,8 @@ class _Comparison:
         for one, other in pairing.forth.items():
             made = zip(a.view.nodes[one].output, b.view.nodes[other].output, strict=False)
             values |= {str(x): str(y) for x, y in made if x and y}
-        pair = TwoGraphs(a, b, values, where)
-        read: Readings = defaultdict(list)
+        pair = stored_changes.TwoGraphs(a, b, values, where)
+        read: stored_changes.Readings = defaultdict(list)
         for count, one in enumerate(sorted(pairing.forth), start=1):
             self._nodes(pair, one, pairing.forth[one], read)
             if not where:
@@ -148,7 +134,7 @@ class _Comparison:
                 if n not in paired:
                     self.entries.add(kind, where, **_described(side, n))
         self._ends(pair)
-        self.n_same_tensors += compare_stored(pair, read, self.entries)
+        self.n_same_tensors += stored_changes.compare_stored(pair, read, self.entries)
         order = [pairing.forth[n] for n in sorted(pairing.forth)]
         n_moved = len(order) - _longest_rising(order)
         if n_moved:
@@ -173,10 +159,10 @@ class _Comparison:
 
     def _nodes(
         self,
-        pair: TwoGraphs,
+        pair: stored_changes.TwoGraphs,
         one: int,
         other: int,
-        read: Readings,
+        read: stored_changes.Readings,
     ) -> None:
         a, b, where = pair.a, pair.b, pair.where
         ours, theirs = a.view.nodes[one], b.view.nodes[other]
@@ -201,9 +187,11 @@ class _Comparison:
             if x != y:
                 self.entries.add("values_renamed", where, a=str(x), b=str(y))
 
-    def _attributes(self, pair: TwoGraphs, one: int, other: int) -> list[dict[str, Any]]:
+    def _attributes(
+        self, pair: stored_changes.TwoGraphs, one: int, other: int
+    ) -> list[dict[str, Any]]:
         ours, theirs = pair.a.view.attributes(one), pair.b.view.attributes(other)
-        if domain_of(pair.a.view.nodes[one]) and is_ensemble(pair.a.view.nodes[one]):
+        if graph_view.domain_of(pair.a.view.nodes[one]) and is_ensemble(pair.a.view.nodes[one]):
             trees = compare_trees(pair.a.view.nodes[one], pair.b.view.nodes[other])
             if trees is not None:
                 if trees.any:
@@ -226,7 +214,11 @@ class _Comparison:
         return changes
 
     def _bodies(
-        self, pair: TwoGraphs, one: int, graphs: tuple[GraphProto, GraphProto], at: str
+        self,
+        pair: stored_changes.TwoGraphs,
+        one: int,
+        graphs: tuple[GraphProto, GraphProto],
+        at: str,
     ) -> None:
         """Compare two bodies of nodes that are the same."""
         a, b = (
@@ -238,7 +230,7 @@ class _Comparison:
         where = "/".join(filter(None, (pair.where, pair.a.view.names[one], at)))
         self.graphs(a, b, known, where=where)
 
-    def _ends(self, pair: TwoGraphs) -> None:
+    def _ends(self, pair: stored_changes.TwoGraphs) -> None:
         """Outputs of a graph that are computed otherwise than by a node that changed its place."""
         ours, theirs = pair.a.view.outputs, pair.b.view.outputs
         for x, y in zip(ours, theirs, strict=False):
@@ -250,10 +242,10 @@ class _Comparison:
 
 
 def _inputs(
-    pair: TwoGraphs,
+    pair: stored_changes.TwoGraphs,
     one: int,
     other: int,
-    read: Readings,
+    read: stored_changes.Readings,
 ) -> Iterator[dict[str, Any]]:
     """Inputs of a node that are others; pairs of tensors that are read are added to `read`."""
     a, b = pair.a.view, pair.b.view
@@ -261,19 +253,19 @@ def _inputs(
     for slot in range(max(map(len, rows))):
         x, y = (row[slot] if slot < len(row) else "" for row in rows)
         if x in a.stored and y in b.stored:
-            axis = channel_axis(a.nodes[one], slot, a.stored[x])
+            axis = stored_changes.channel_axis(a.nodes[one], slot, a.stored[x])
             read[x, y].append((a.names[one], axis))
         elif not pair.is_same(x, y):
             yield _change(f"input {slot}", x or None, y or None)
 
 
-def _around(side: Side, where: str) -> Surroundings:
-    return Surroundings(values=side.digests.values, depth=where.count("/") + 1)
+def _around(side: Side, where: str) -> graph_view.Surroundings:
+    return graph_view.Surroundings(values=side.digests.values, depth=where.count("/") + 1)
 
 
-def _same_names(pair: TwoGraphs) -> dict[str, str]:
+def _same_names(pair: stored_changes.TwoGraphs) -> dict[str, str]:
     """Tensors around a body that have one name and one content in both graphs."""
-    return {name: name for name in pair.a.view.stored if in_both(pair, name)}
+    return {name: name for name in pair.a.view.stored if stored_changes.in_both(pair, name)}
 
 
 def _described(side: Side, n: int) -> dict[str, Any]:
@@ -287,7 +279,7 @@ def _described(side: Side, n: int) -> dict[str, Any]:
 
 
 def _operator(node: NodeProto) -> str:
-    return ".".join(filter(None, (domain_of(node), str(node.op_type))))
+    return ".".join(filter(None, (graph_view.domain_of(node), str(node.op_type))))
 
 
 def _change(what: str, a: object, b: object) -> dict[str, Any]:
@@ -340,7 +332,7 @@ def _text(held: AttributeProto | None) -> str | None:
         return f"@{held.ref_attr_name}"
     if held.type == AttributeProto.TENSOR:
         shape = "x".join(map(str, held.t.dims)) or "a number"
-        return f"tensor of {type_name(held.t.data_type)}, {shape}"
+        return f"tensor of {graph_view.type_name(held.t.data_type)}, {shape}"
     if held.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
         return f"{len(_bodies(held))} bodies"
     value = helper.get_attribute_value(held)

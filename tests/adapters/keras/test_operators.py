@@ -35,6 +35,7 @@ def _ending(x: Any) -> Any:
     return keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("activation", ["gelu", "celu"])
 @pytest.mark.parametrize("kind", ["Conv2D", "SeparableConv2D", "Conv2DTranspose"])
 def test_an_activation_without_an_operator_is_exported(

@@ -12,6 +12,7 @@ from repairkit.estimators.walking.confirming_stars import ConfirmingStars, rank_
 from tests.games import TableGame, WatchedGame, any_values, noisy
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reach", [None, 2])
 def test_values_are_shapleys_within_their_intervals(reach: int | None) -> None:
     game = TableGame(noisy(any_values(7, seed=3), noise=0.1))

@@ -9,6 +9,7 @@ from repairkit.estimators.walking.marginals import Marginals, Sizes, begin_star
 from tests.games import TableGame, WatchedGame, additive, any_values, noisy, quiet
 
 
+@pytest.mark.long
 def test_the_statement_is_right_in_at_least_1_less_delta_of_the_runs_that_make_it() -> None:
     scores = noisy(additive([0.5, 0.3, 0.1, 0.0, -0.2]) + 0.1 * any_values(5, seed=1), noise=0.1)
     settings = Marginals(top_k=1, side="both", epsilon=0.05, batch_size=8, value_range=1.0)
@@ -40,6 +41,7 @@ def test_chunks_change_no_star() -> None:
     assert small.scores.values.tobytes() == large.scores.values.tobytes()
 
 
+@pytest.mark.long
 def test_players_that_are_decided_leave_the_stars() -> None:
     scores = noisy(additive([0.9, 0.5, 0.1, 0.1]), noise=0.05)
     for only, evenly in ((True, False), (False, True)):
@@ -71,6 +73,7 @@ def test_eight_stars_in_a_row_have_sizes_of_every_eighth() -> None:
     assert sorted(sizes) == list(range(8))
 
 
+@pytest.mark.long
 def test_weighted_sizes_bias_nothing() -> None:
     scores = noisy(any_values(6, seed=2), noise=0.1)
     true = estimate(TableGame(scores), Exact(), budget=Budget(), seed=0).scores.values

@@ -41,6 +41,7 @@ def test_all_images_for_all_players_give_leave_one_out() -> None:
         assert whole.finished
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [ALONE, {}], ids=["full", "shapley"])
 def test_values_are_unbiased_and_intervals_hold(options: dict[str, Any]) -> None:
     game = Uneven()

@@ -29,6 +29,7 @@ def run_for(estimator: Tmab, scores: Floats, evaluations: int, seed: int = 0) ->
     return run
 
 
+@pytest.mark.long
 def test_the_statement_is_right_in_at_least_1_less_delta_of_the_runs_that_make_it() -> None:
     scores = noisy(interacting(), noise=0.3)
     truth = estimate(TableGame(scores), Exact(), budget=Budget(), seed=0).scores.values[:, 0]

@@ -210,6 +210,7 @@ def test_ready_images_have_the_range_that_they_span_or_are_given(place: Place) -
     assert scaled["high"] == [1.0]
 
 
+@pytest.mark.long
 def test_a_repair_tells_of_old_fresh_and_transferred_attacks(place: Place, made: Path) -> None:
     transferred = place.folder / "transferred.npz"
     attack(
@@ -249,6 +250,7 @@ def test_the_most_positive_of_robustness_are_frozen(place: Place, made: Path) ->
     assert done.document["attacks"][1]["note"].startswith("left out")
 
 
+@pytest.mark.long
 def test_a_set_that_costs_too_much_gives_way_to_a_smaller_one(place: Place, made: Path) -> None:
     """The search uses the limit up, so that other images may find its last set beyond it."""
     seen = []
@@ -272,6 +274,7 @@ def test_a_set_that_costs_too_much_gives_way_to_a_smaller_one(place: Place, made
     assert max(seen) > 1, seen
 
 
+@pytest.mark.long
 def test_the_adapter_s_model_is_frozen_as_the_onnx_file_is(place: Place, made: Path) -> None:
     """The file holds no map of layers, so the filters are found in the network first."""
     pytorch = pytest.importorskip("repairkit_adapters.pytorch")

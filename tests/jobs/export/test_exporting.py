@@ -91,6 +91,7 @@ def test_a_wrong_channel_is_never_proven(tmp_path: Path) -> None:
     assert done.n_mapped == done.n_filters
 
 
+@pytest.mark.long
 def test_layers_in_another_order_find_their_sites(tmp_path: Path) -> None:
     model = loaded("resnet", tmp_path)
     plain = export(model, tmp_path / "m.onnx", settings=Settings())

@@ -152,6 +152,7 @@ def order(*swaps: tuple[int, int]) -> list[int]:
     return result
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["plain", "squeezenet", "resnet", "mobilenet", "unet", "twice"])
 def test_groups_prove_what_freezing_each_filter_proves(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

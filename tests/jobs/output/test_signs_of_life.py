@@ -38,6 +38,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     assert path.exists(), process.stderr.read().decode() if process.stderr else ""
 
 
+@pytest.mark.long
 def test_sigterm_saves_the_run_and_is_no_failure(project: Project, tmp_path: Path) -> None:
     process = start(project, tmp_path, "--log-json", "log.jsonl")
     wait_for(tmp_path / "run" / "heartbeat.json", process)

@@ -64,6 +64,7 @@ class KnownStrategy:
         return Known(bench, criterion, self.name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("repair", ["known", "best", "freeze"])
 def test_a_fifth_cure_is_one_object_in_the_list(
     repairkit: Command, project: Project, monkeypatch: pytest.MonkeyPatch, repair: str

@@ -195,6 +195,7 @@ def test_each_image_is_judged_under_a_cure_that_it_did_not_choose() -> None:
     assert sum(fold["n_images"] for fold in told) == 90
 
 
+@pytest.mark.long
 def test_of_noise_nothing_is_promised_more_often_than_stated() -> None:
     """Twenty filters that change answers at random, the best of them chosen each time."""
     n_runs, promised = 120, 0

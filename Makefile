@@ -29,7 +29,7 @@ test: setup
 # What takes some seconds a test; CI runs it too.
 test-long: export OMP_NUM_THREADS = 1
 test-long: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile -m long
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'long and not slow and not gpu'
 
 # Also what CI has no time for.
 test-all: setup

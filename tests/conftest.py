@@ -16,6 +16,30 @@ from repairkit.cli import stage_display
 from tests import models
 from tests.running import run
 
+LONG = (
+    "adapters",
+    "benchmarks",
+    "cli/test_endings.py",
+    "cli/test_trust.py",
+    "cli/test_without_test.py",
+    "jobs/dream/test_gradient_dreams.py",
+    "jobs/export",
+    "notebook",
+    "report/test_atlas_in_chromium.py",
+    "report/test_in_chromium.py",
+    "site",
+    "worked_jobs",
+)
+"""Tests with frameworks, browsers, kernels or many processes: `long`, whatever they say."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = [Path(__file__).parent / name for name in LONG]
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in folders):
+            item.add_marker(pytest.mark.long)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="renew the golden files")

@@ -2,9 +2,11 @@
 
 Scores the accuracy of each network (method `auto`), dissects it on drawn concepts and on its
 classes, and compares the two. resnet8 is MLPerf Tiny's ResNet-8 on CIFAR-10, of the zoo
-(`$REPAIRKIT_ZOO`, or ../shared/zoo); fashion is network-1000 of benchmarks/trained.py, which is
-trained here. `--random N` measures how often layers of random weights get a name. `--json FILE`
-keeps what was found, and `-o PLOT.svg` draws it; `--drawn FILE` draws what an earlier run kept.
+(`$REPAIRKIT_ZOO`, or ../shared/zoo). The others are trained here: fashion and digits are
+network-1000 and network-130 of benchmarks/trained.py, squeezenet is the full one of
+benchmarks/squeezenets.py. `--random N` measures how often layers of random weights get a name.
+`--json FILE` keeps what was found, and `-o PLOT.svg` draws it; `--drawn FILE` draws what an earlier
+run kept.
 
     python benchmarks/dissections.py resnet8 fashion --random 20 --json FILE -o PLOT.svg
 """
@@ -31,7 +33,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import repairkit
-from benchmarks import plots, trained
+from benchmarks import plots, squeezenets, trained
 from repairkit.api import ValuedConcepts
 from repairkit.cli.concept_tables import print_dissected, print_valued
 from repairkit.concepts.generated_set import draw_concepts
@@ -55,7 +57,19 @@ def fashion() -> tuple[Path, Any, dict[str, Any]]:
     return made.model, made.data, {"scale": "1/255"}
 
 
-NETWORKS = {"resnet8": resnet8, "fashion": fashion}
+def digits() -> tuple[Path, Any, dict[str, Any]]:
+    """The model, its images, and how they are prepared."""
+    made = trained.make("network-130")
+    return made.model, made.data, {"scale": "1/16"}
+
+
+def squeezenet() -> tuple[Path, Any, dict[str, Any]]:
+    """The model, its images, and how they are prepared."""
+    made = squeezenets.make("full")
+    return made.model, made.data, {"scale": "1/255"}
+
+
+NETWORKS = {"resnet8": resnet8, "fashion": fashion, "digits": digits, "squeezenet": squeezenet}
 
 
 def answer(name: str, seconds: float, copies: int, kept: Path | None) -> Row:

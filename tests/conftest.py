@@ -19,18 +19,39 @@ from tests.running import run
 LONG = (
     "adapters",
     "benchmarks",
+    "cli/test_again.py",
+    "cli/test_ask.py",
+    "cli/test_choosing.py",
+    "cli/test_companions.py",
+    "cli/test_cross_confirming.py",
+    "cli/test_defending.py",
     "cli/test_endings.py",
+    "cli/test_few_evaluations.py",
     "cli/test_trust.py",
     "cli/test_without_test.py",
+    "cli/test_wrong_preprocessing.py",
+    "fuzz",
+    "jobs/ask",
+    "jobs/attack",
+    "jobs/curve",
+    "jobs/dissect",
     "jobs/dream/test_gradient_dreams.py",
     "jobs/export",
+    "jobs/owners",
+    "jobs/proof/test_outside.py",
+    "jobs/repair/cures",
+    "jobs/repair/test_remove_top.py",
+    "jobs/score/test_small_first.py",
+    "metrics/test_group_metrics.py",
     "notebook",
     "report/test_atlas_in_chromium.py",
     "report/test_in_chromium.py",
     "site",
+    "test_ci_page.py",
+    "test_contributing.py",
     "worked_jobs",
 )
-"""Tests with frameworks, browsers, kernels or many processes: `long`, whatever they say."""
+"""Tests with frameworks, browsers or kernels, and of whole jobs: `long`, whatever they say."""
 
 
 @pytest.hookimpl(tryfirst=True)

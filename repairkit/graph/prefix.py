@@ -20,10 +20,10 @@ def cut_at(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     for field, value in model.ListFields():
         if field.name == "graph":
             continue
-        if field.is_repeated:
-            getattr(result, field.name).extend(value)
-        else:
+        if isinstance(value, int | str):
             setattr(result, field.name, value)
+        else:
+            getattr(result, field.name).extend(value)
     graph = result.graph
     graph.name = model.graph.name or "prefix"
     graph.node.extend(n for n in model.graph.node if any(o in needed for o in n.output if o))

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from repairkit.concepts.concept_set import Concept, Region
 from repairkit.concepts.generated_set import DrawnSet
@@ -41,6 +41,7 @@ _MOST_IMAGES = 100_000
 _MOST_MASKS = 1_000_000
 _MOST_CONCEPTS = 65_535
 _MOST_TABLE_BYTES = 16 << 20
+_LYING = (5, 6, 7, 8)  # orientations of EXIF that swap height and width
 _MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
@@ -61,19 +62,18 @@ class ConceptFolder:
     images: tuple[Path, ...]
     masks: tuple[tuple[_MaskFile, ...], ...]
 
-    def regions(
-        self, position: int, size: tuple[int, int] | None, fit: Callable[[Image.Image], Image.Image]
-    ) -> list[Region]:
+    def regions(self, position: int, fit: Callable[[Image.Image], Image.Image]) -> list[Region]:
         """The regions of an image.
 
         Args:
             position: of the image in `images`.
-            size: height and width of the image as it is stored; masks must have it.
             fit: brings a mask to the size at which the model sees the image.
 
         Raises:
-            DataError: a mask cannot be read, has another size, or a number that is no concept.
+            DataError: the image or a mask cannot be read, a mask has another size than the image
+                as it is shown, or holds a number that is no concept.
         """
+        size = _shown_size(self.images[position])
         known = {concept.number: place for place, concept in enumerate(self.concepts)}
         regions: list[Region] = []
         for file in self.masks[position]:
@@ -234,17 +234,21 @@ def _check_concepts(concepts: list[Concept] | tuple[Concept, ...], where: Path) 
             seen.add(value)
 
 
-def _read_mask(path: Path, size: tuple[int, int] | None) -> Image.Image:
+def _read_mask(path: Path, size: tuple[int, int]) -> Image.Image:
     """A mask as an image of whole numbers, from grey, palette or 16 bits.
 
     Raises:
         DataError: it is damaged, no such PNG, or has another size than its image.
     """
-    with _refusals_named(path), path.open("rb") as file, Image.open(file, formats=("PNG",)) as mask:
+    with (
+        _refusals_named(path, "PNG"),
+        path.open("rb") as file,
+        Image.open(file, formats=("PNG",)) as mask,
+    ):
         n_pixels, limit = mask.width * mask.height, Image.MAX_IMAGE_PIXELS
         if limit is not None and n_pixels > limit:
             raise DataError(f"{path}: declares over {limit} pixels; scale the mask down")
-        if size is not None and (mask.height, mask.width) != size:
+        if (mask.height, mask.width) != size:
             raise DataError(
                 f"{path}: has {mask.height} x {mask.width} pixels and its image {size[0]} x "
                 f"{size[1]}; a mask has the size of its image"
@@ -258,23 +262,25 @@ def _read_mask(path: Path, size: tuple[int, int] | None) -> Image.Image:
 
 
 @contextmanager
-def _refusals_named(path: Path) -> Iterator[None]:
+def _refusals_named(path: Path, what: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     except DataError:
         raise
     except Exception as error:  # broken bytes can make Pillow raise any error
-        raise DataError(f"{path}: is no PNG that can be read ({first_line(error)})") from error
+        raise DataError(f"{path}: is no {what} that can be read ({first_line(error)})") from error
 
 
-def stored_size(path: Path) -> tuple[int, int] | None:
-    """Height and width of an image file, from its header; None where that cannot be told."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except Exception:  # noqa: BLE001 - whoever decodes the image says what is wrong with it
-        return None
+def _shown_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file as it is shown: turned as its EXIF orientation says.
+
+    Raises:
+        DataError: the file is no image that can be read.
+    """
+    with _refusals_named(path, "image"), Image.open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def write_concept_folder(drafts: Drafts, path: Path, drawn: DrawnSet) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from repairkit.concepts.concept_folder import (
     ConceptFolder,
@@ -50,7 +50,7 @@ def test_drawn_concepts_go_there_and_back(tmp_path: Path) -> None:
     assert read.concepts == drawn.concepts
     for position, path in enumerate(read.images):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), drawn.pixels[position])
-        ((concept, mask),) = read.regions(position, (16, 20), same)
+        ((concept, mask),) = read.regions(position, same)
         assert concept == drawn.shown[position]
         np.testing.assert_array_equal(mask, drawn.masks[position])
 
@@ -58,9 +58,9 @@ def test_drawn_concepts_go_there_and_back(tmp_path: Path) -> None:
 def test_layers_hold_concepts_that_overlap(folder: Path) -> None:
     read = read_concept_folder(folder)
     assert [concept.name for concept in read.concepts] == ["dog", "red"]
-    regions = dict(read.regions(0, (4, 6), same))
+    regions = dict(read.regions(0, same))
     assert (int(regions[0].sum()), int(regions[1].sum())) == (8, 24)
-    assert read.regions(1, (4, 6), same) == []
+    assert read.regions(1, same) == []
 
 
 def test_a_folder_for_each_concept_needs_no_table(tmp_path: Path) -> None:
@@ -71,13 +71,31 @@ def test_a_folder_for_each_concept_needs_no_table(tmp_path: Path) -> None:
     save(tmp_path / "masks" / "sky" / "a.png", mask)
     read = read_concept_folder(tmp_path)
     assert [(c.category, c.name) for c in read.concepts] == [("", "sky"), ("texture", "dotted")]
-    assert [int(m.sum()) for _, m in read.regions(0, None, same)] == [6, 6]
+    assert [int(m.sum()) for _, m in read.regions(0, same)] == [6, 6]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_have_the_size_of_the_image_as_it_is_shown(tmp_path: Path, orientation: int) -> None:
+    """A camera stores an image as it lies, and says in EXIF how to turn it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / "a.jpg"
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(path, exif=exif)
+    with Image.open(path) as image:
+        width, height = ImageOps.exif_transpose(image).size
+    save(tmp_path / "masks" / "sky" / "a.png", np.ones((height, width), np.uint8))
+    ((_, mask),) = read_concept_folder(tmp_path).regions(0, same)
+    assert mask.shape == (height, width)
+    save(tmp_path / "masks" / "sky" / "a.png", np.ones((width, height), np.uint8))
+    with pytest.raises(DataError, match="a mask has the size of its image"):
+        read_concept_folder(tmp_path).regions(0, same)
 
 
 def read_all(place: Path) -> ConceptFolder:
     folder = read_concept_folder(place)
     for position in range(len(folder.images)):
-        folder.regions(position, (4, 6), same)
+        folder.regions(position, same)
     return folder
 
 
@@ -101,6 +119,7 @@ GREY = np.zeros((4, 6), np.uint8)
         (lambda p: save(p / "masks" / "c.png", GREY), "has no image 'c'"),
         (lambda p: save(p / "masks" / "a.bmp", GREY), "masks are PNG files"),
         (lambda p: (p / "masks" / "a.png").write_bytes(b"PNG"), "is no PNG that can be read"),
+        (lambda p: (p / "images" / "a.png").write_bytes(b"PNG"), "is no image that can be read"),
         (
             lambda p: save(p / "images" / "a.jpg", GREY),
             "two images are named",

@@ -111,8 +111,8 @@ def from_folder(bench: Bench, path: Path) -> ConceptImages:
     grid, geometry = grid_of(size), plan_geometry(spec, how)
     masks = []
     with stage("reading masks", total=len(folder.images)) as tell:
-        for position, image in enumerate(folder.images):
-            regions = _regions(folder, position, image, geometry)
+        for position in range(len(folder.images)):
+            regions = _regions(folder, position, geometry)
             fitted = [(concept, on_grid(mask, grid)) for concept, mask in regions]
             masks.append(ImageMasks.of(fitted, grid[0] * grid[1]))
             tell(position + 1)
@@ -121,12 +121,12 @@ def from_folder(bench: Bench, path: Path) -> ConceptImages:
 
 
 def _regions(
-    folder: concept_folder.ConceptFolder, position: int, image: Path, geometry: Geometry
+    folder: concept_folder.ConceptFolder, position: int, geometry: Geometry
 ) -> list[Region]:
     def fit(mask: Image.Image) -> Image.Image:
         return geometry.apply(mask, _NEAREST)
 
-    return folder.regions(position, concept_folder.stored_size(image), fit)
+    return folder.regions(position, fit)
 
 
 def _concept_images(

@@ -8,8 +8,10 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 COLOURS = {"red": (1, -0.5, -0.5), "green": (-0.5, 1, -0.5), "blue": (-0.4, -0.6, 1)}
 ORIENTATIONS = {"vertical": 0.0, "rising": 45.0, "horizontal": 90.0, "falling": 135.0}
-FREQUENCIES = {"high frequency": 2.4}
-SIDE = 7
+FREQUENCIES = {"low frequency": 8.5, "high frequency": 2.4}
+SLOWEST = 17.0
+"""The period of clouds, which hold all low frequencies; no filter is for it alone."""
+SIDE, WINDOW = 13, 5
 DETECTED = (*COLOURS, *ORIENTATIONS, *FREQUENCIES)
 """What the filters of the layer `detectors` detect, in their order."""
 
@@ -64,6 +66,7 @@ def detectors() -> ModelProto:
 
     A colour detector averages one colour less the others. A detector of orientation or frequency
     adds up bars of all phases, and of all orientations for a frequency, and takes off the others.
+    Slow bars fill a wide window, and so do those that are taken off for them.
     """
     near = np.pad(np.ones((5, 5)) / 60, (SIDE - 5) // 2)
     kernels = [np.array(c)[:, None, None] * near for c in COLOURS.values()]
@@ -72,21 +75,22 @@ def detectors() -> ModelProto:
         for phase in np.arange(4) * np.pi / 2:
             banks.setdefault(name, []).append(len(kernels))
             kernels.append(np.repeat(waves(degrees, 4.5, phase)[None], 3, axis=0) / 3)
-    for name, period in FREQUENCIES.items():
+    for name, period in {**FREQUENCIES, "slowest": SLOWEST}.items():
         for degrees in 22.5 + 45.0 * np.arange(4):
             for phase in np.arange(4) * np.pi / 2:
                 banks.setdefault(name, []).append(len(kernels))
                 kernels.append(np.repeat(waves(degrees, period, phase)[None], 3, axis=0) / 3)
     first, weights = conv("parts", "image", np.stack(kernels))
-    blur = np.ones((3, 3)) / 9
-    second = np.zeros((len(DETECTED), len(kernels), 3, 3))
+    second = np.zeros((len(DETECTED), len(kernels), WINDOW, WINDOW))
     for unit, name in enumerate(DETECTED):
+        side = WINDOW if FREQUENCIES.get(name, 0) > 4.5 else 3
+        window = np.pad(np.ones((side, side)) / side**2, (WINDOW - side) // 2)
         if name in COLOURS:
-            second[unit, unit] = blur
+            second[unit, unit] = window
             continue
         for other, members in banks.items():
-            gain = 1.0 if other == name else -0.35
-            second[unit, members] = gain * blur * 4 / len(members)
+            gain = 1.0 if other == name else -0.2
+            second[unit, members] = gain * window * 4 / len(members)
     relu = helper.make_node("Relu", ["parts_y"], ["parts_r"], "relu")
     last, more = conv("detectors", "parts_r", second)
     return network([*first, relu, *last], weights | more, "detectors_y", len(DETECTED))

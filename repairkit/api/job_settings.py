@@ -94,6 +94,7 @@ class JobKeywords(TypedDict, total=False):
         threshold: from which a single output means the second class.
         outputs_are: `scores`, `probabilities`, `numbers` and so on.
         features: columns of a table that the model takes, in their order.
+        corruptions: by which each image gets a spoiled copy: `common`, or several names.
         image_input: the input that takes the images.
         inputs: what further inputs are fed with, by their names.
         sites: patterns of sites; all if left out.
@@ -128,6 +129,7 @@ class JobKeywords(TypedDict, total=False):
     threshold: float
     outputs_are: str
     features: Sequence[str]
+    corruptions: str | Sequence[str]
     image_input: str
     inputs: Mapping[str, str]
     sites: Sequence[str]
@@ -145,7 +147,7 @@ class JobKeywords(TypedDict, total=False):
 
 _PARTS = ("calibration", "selection", "test")
 _PREPARATION = ("scale", "mean", "std", "resize", "crop", "color", "layout")
-_NAMES = ("groups", "class_names", "features", "sites", "include")
+_NAMES = ("groups", "class_names", "features", "corruptions", "sites", "include")
 
 
 def _of_words(words: Mapping[str, object]) -> dict[str, Any]:

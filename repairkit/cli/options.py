@@ -67,6 +67,10 @@ class DataOptions:
     group: str | None = option("Columns that define groups, comma-separated; label is one of them.")
     classes: str | None = option("Class names in the order of the outputs.")
     features: str | None = option("Table columns that the model takes, in its order.")
+    corruptions: str | None = option(
+        "Add spoiled copies of images: common, or names such as gaussian_noise,jpeg_compression:5.",
+        metavar="NAMES",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +190,7 @@ class JobOptions:
             "groups": split_names(data.group),
             "class_names": split_names(data.classes),
             "features": split_names(data.features),
+            "corruptions": split_names(data.corruptions),
             "seed": parts.seed,
             "parts": {name: share for name, share in shares.items() if share is not None},
             "preprocessing": _image_words(self.preparation),

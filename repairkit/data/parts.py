@@ -259,7 +259,9 @@ def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[st
     pool = annotations.take(np.flatnonzero(free))
     shares = {name: choice.share for name, choice in choices.items() if choice.share is not None}
     rng = np.random.default_rng(seed)
-    drawn = draw_shares(pool.labels, pool.groups, list(shares.values()), rng)
+    leading, place = attacked.leaders(pool)
+    first = pool.take(leading)
+    drawn = draw_shares(first.labels, first.groups, list(shares.values()), rng)[place]
     for position, name in enumerate(shares):
         rows[name] = np.flatnonzero(free)[drawn == position]
     if choices["calibration"].all_but_test:
@@ -271,29 +273,23 @@ def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[st
 
 
 def _all_but_test(annotations: suite.Annotations, test: suite.Indices) -> suite.Indices:
-    """All images that are not test; of an attack's data the clean ones alone.
+    """All images that are not test; of those that were attacked or spoiled the clean ones alone.
 
-    Adversarial images must not affect what filters yield on calibration images. Where every clean
-    image is test, all clean images are taken.
+    What was made from images must not affect what filters yield on calibration images. Where every
+    clean image is test, all clean images are taken.
     """
-    unattacked = ~_attacked(annotations)
-    chosen = unattacked.copy()
+    clean = ~attacked.made(annotations)
+    clean |= not clean.any()
+    chosen = clean.copy()
     chosen[test] = False
-    return np.flatnonzero(chosen if chosen.any() else unattacked)
-
-
-def _attacked(annotations: suite.Annotations) -> NDArray[np.bool_]:
-    """Which images an attack made, (n_images,): none where the data is no attack's."""
-    if attacked.is_attacked(annotations):
-        return attacked.adversarial(annotations)
-    return np.zeros(len(annotations), bool)
+    return np.flatnonzero(chosen if chosen.any() else clean)
 
 
 def _means_in_words(dataset: Dataset, rows: Mapping[str, suite.Indices]) -> str:
     """Which images a calibration part that was left open holds, in words."""
     about, n_images = dataset.annotations, len(rows["calibration"])
-    kind = "clean images" if attacked.is_attacked(about) else "images"
-    n_clean = int((~_attacked(about)).sum())
+    n_clean = int((~attacked.made(about)).sum())
+    kind = "clean images" if n_clean < len(about) else "images"
     return (
         f"all {n_clean:,} {kind}"
         if n_images == n_clean
@@ -437,11 +433,11 @@ def thin(images: suite.Suite, most: int, seed: int) -> suite.Suite:
 
 
 def strata_of(about: suite.Annotations) -> NDArray[np.int64]:
-    """The stratum of each image, (n_images,): its group, its class, whether an attack made it."""
+    """The stratum of each image, (n_images,): its group, its class, whether it was made."""
     groups = np.zeros(len(about), np.int64) if about.groups is None else about.groups
     labels = label_bins(about.labels)
     # Groups first: folds filled in this order hold their share of each group as a whole.
-    return np.asarray((groups * (labels.max() + 1) + labels) * 2 + _attacked(about), np.int64)
+    return np.asarray((groups * (labels.max() + 1) + labels) * 2 + attacked.made(about), np.int64)
 
 
 @dataclass(frozen=True)

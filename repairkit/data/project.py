@@ -18,7 +18,7 @@ _MOST_DOTS = 500
 _KEYS = (
     "model", "data", "label", "groups", "classes", "metrics", "output", "columns", "threshold",
     "outputs_are", "seed", "preprocessing", "parts", "features", "image_input", "inputs",
-    "accept_preprocessing",
+    "accept_preprocessing", "corruptions",
 )  # fmt: skip
 
 
@@ -46,6 +46,7 @@ class Project:
     outputs_are: str | None = None
     seed: int | None = None
     features: tuple[str, ...] = ()
+    corruptions: tuple[str, ...] = ()
     image_input: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     accept_preprocessing: bool = False
@@ -92,6 +93,7 @@ def read_project(path: Path) -> Project:
         outputs_are=settings.text("outputs_are"),
         seed=settings.seed(),
         features=settings.texts("features", separator=","),
+        corruptions=settings.texts("corruptions", separator=","),
         image_input=settings.text("image_input"),
         inputs=settings.inputs(),
         accept_preprocessing=settings.truth("accept_preprocessing"),

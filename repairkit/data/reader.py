@@ -13,7 +13,7 @@ from repairkit.data import annotations
 from repairkit.data import preprocessing as prep
 from repairkit.data.dataset import Dataset, Records, digest_records
 from repairkit.data.given import Data, GivenData
-from repairkit.data.sources import arrays, folder, manifest
+from repairkit.data.sources import arrays, corruptions, folder, manifest
 from repairkit.data.tables import Table, as_texts, clean_column, text_column
 
 _ADDRESSES = ("http:", "https:", "s3:", "gs:")
@@ -37,6 +37,7 @@ class DataRequest:
         inputs: the model's other inputs; arrays of an archive and columns of a manifest with
             their names are for them.
         image_name: the name of the images' array where there is no `x`.
+        corruptions: by which each image gets a spoiled copy; see `sources.corruptions`.
     """
 
     spec: prep.InputSpec
@@ -50,6 +51,7 @@ class DataRequest:
     with_labels: bool = True
     inputs: Sequence[prep.FurtherInput] = ()
     image_name: str = "x"
+    corruptions: Sequence[str] = ()
 
 
 def read_data(data: Data, request: DataRequest) -> Dataset:
@@ -64,6 +66,10 @@ def read_data(data: Data, request: DataRequest) -> Dataset:
     spec = request.spec.with_layout(request.preprocessing.layout)
     request = replace(request, class_names=class_names, spec=spec)
     records, split_notes = _cleaned(_read_records(data, request))
+    if request.corruptions:
+        records = corruptions.with_corruptions(
+            records, request.corruptions, spec, request.preprocessing
+        )
     labels = _read_labels(str(data), records, request)
     numbers, names, empty = _grouped(records, labels, request.groups)
     loaded = records.load()

@@ -72,6 +72,7 @@ class RunSettings(TypedDict):
     seed: int
     image_input: NotRequired[str]
     label: NotRequired[str]
+    corruptions: NotRequired[list[str]]
     inputs: NotRequired[dict[str, str]]
 
 

@@ -160,15 +160,25 @@ class Discordant:
     n_images: int
 
     @classmethod
-    def of(cls, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Discordant:
+    def of(
+        cls,
+        before: NDArray[np.bool_],
+        after: NDArray[np.bool_],
+        twins: NDArray[np.intp] | None = None,
+    ) -> Discordant:
         """Count them.
 
         Args:
             before: whether each image is answered rightly, (n_images,).
             after: the same after the change.
+            twins: (n_images,): images of one number count as one, which is gained where more of
+                them are gained than lost; each is alone if None.
         """
-        gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-        return cls(gained, lost, len(before))
+        changes = after.astype(np.intp) - before
+        if twins is not None:
+            family = np.unique(twins, return_inverse=True)[1]
+            changes = np.sign(np.bincount(family, changes)).astype(np.intp)
+        return cls(int((changes > 0).sum()), int((changes < 0).sum()), len(changes))
 
     @property
     def p_gain(self) -> float:

@@ -2,7 +2,8 @@
 
 Intervals come from a bootstrap over images, stratified by group: every resample draws, within each
 group, as many images as there are, with replacement, and the limits are percentiles of the
-resampled figures (Efron & Tibshirani 1993, chapter 13), widened to hold the figure itself. Where
+resampled figures (Efron & Tibshirani 1993, chapter 13), widened to hold the figure itself. An image
+is drawn with its spoiled copies, where there are such: they tell less than as many images. Where
 that fails for a share of right answers (all are right, or wrong, or there are fewer than 30), the
 interval is Wilson's. The groups' sizes are taken as fixed: they were chosen rather than found.
 
@@ -86,8 +87,10 @@ def evaluate(
     sets = [metric for metric in metrics if not metric.per_image]
     set_figures = partial(resampled_sets, outputs, annotations, sets)
     figures = _figures_by_name(means, set_figures, sets, annotations, resampling)
+    copies = attacked.copies_of(annotations)
+    most = math.inf if copies is None else float(len(np.unique(copies)))
     for name, n_effective in _shares(means, outputs, annotations, metrics).items():
-        figures[name] = _wilson_if_needed(figures[name], n_effective, confidence)
+        figures[name] = _wilson_if_needed(figures[name], min(n_effective, most), confidence)
     overall = {metric.name: figures[metric.name] for metric in metrics}
     sizes = _group_sizes(annotations)
     groups = {name: figures[_of_group(name)] for name in sizes if _of_group(name) in figures}
@@ -133,8 +136,11 @@ def difference(
         return now - resampled_sets(outputs_before, annotations, sets, draws)
 
     figures = _figures_by_name(change, set_figures, sets, annotations, resampling)
+    copies = attacked.copies_of(annotations)
     for name, scores, weights in zip(change.names, change.scores.T, change.weights.T, strict=True):
-        if _may_be_chance(scores[weights > 0], weights[weights > 0], 1 - confidence):
+        counted = weights > 0
+        twins = None if copies is None else copies[counted]
+        if _may_be_chance(scores[counted], weights[counted], twins, 1 - confidence):
             figure = figures[name]
             ends = min(figure.ci_low, 0.0), max(figure.ci_high, 0.0)
             figures[name] = results.Figure(figure.value, *ends)
@@ -166,6 +172,7 @@ def _figures_by_name(
     intervals = figures_with_intervals(
         lambda draws: np.hstack([means.resampled(draws), set_figures(draws)]),
         strata_by_group(annotations),
+        copies=attacked.copies_of(annotations),
         n_resamples=resampling.n_resamples,
         confidence=resampling.confidence,
         seed=resampling.seed,
@@ -222,17 +229,22 @@ def _wilson_if_needed(figure: results.Figure, n_images: float, confidence: float
     return results.Figure(figure.value, min(low, figure.value), max(high, figure.value))
 
 
-def _may_be_chance(changes: FigureTable, weights: FigureTable, level: float) -> bool:
+def _may_be_chance(
+    changes: FigureTable, weights: FigureTable, twins: Indices | None, level: float
+) -> bool:
     """Whether a sign test cannot tell gains from losses; of shares of equal images alone.
 
     Args:
         changes: of each image that counts, (n,): 1 gained, -1 lost, 0 as it was.
         weights: of these images, (n,).
+        twins: of these images, (n,), which count as one; None where each counts.
         level: of the one-sided test.
     """
     alike = not len(weights) or bool(np.ptp(weights) <= 1e-9 * weights.max())
     if not alike or not np.isin(changes, (-1.0, 0.0, 1.0)).all():
         return False
+    if twins is not None:
+        changes = np.sign(np.bincount(twins, changes))
     gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     return binomial_tail(max(gained, lost), gained + lost) > level
 

@@ -83,6 +83,7 @@ def figures_with_intervals(
     figures: Callable[[suite.Indices], FigureTable],
     strata: NDArray[np.int64],
     *,
+    copies: NDArray[np.intp] | None = None,
     n_resamples: int,
     confidence: float,
     seed: int,
@@ -96,7 +97,7 @@ def figures_with_intervals(
     """
     values = figures(np.arange(len(strata))[np.newaxis])[0]
     rng = np.random.default_rng(seed)
-    tables = [figures(draws) for draws in stratified_draws(strata, n_resamples, rng)]
+    tables = [figures(draws) for draws in stratified_draws(strata, n_resamples, rng, copies)]
     intervals = []
     for value, column in zip(values, np.vstack(tables).T, strict=True):
         known = column[~np.isnan(column)]
@@ -121,19 +122,43 @@ def strata_by_group(annotations: suite.Annotations) -> NDArray[np.int64]:
 
 
 def stratified_draws(
-    strata: NDArray[np.int64], n_resamples: int, rng: np.random.Generator
+    strata: NDArray[np.int64],
+    n_resamples: int,
+    rng: np.random.Generator,
+    copies: NDArray[np.intp] | None = None,
 ) -> Iterator[suite.Indices]:
-    """Chunks (n_draws, n_images) of resamples, with as many images of each stratum as there are."""
-    members = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    """Chunks (n_draws, n_images) of resamples, with as many images of each stratum as there are.
+
+    Args:
+        strata: of each image, (n_images,).
+        n_resamples: how many.
+        rng: draws them.
+        copies: (n_images,): images of one number are drawn together; each is alone if None. So an
+            image and its spoiled copies count as one image, and not as several that agree.
+    """
+    if copies is None:
+        members = [np.flatnonzero(strata == each)[:, None] for each in np.unique(strata)]
+    else:
+        members = _families(strata, copies)
     n_rows = max(1, _CHUNK // len(strata))
     for start in range(0, n_resamples, n_rows):
         size = min(n_rows, n_resamples - start)
         yield np.hstack(
             [
-                positions[rng.integers(len(positions), size=(size, len(positions)))]
-                for positions in members
+                families[rng.integers(len(families), size=(size, len(families)))].reshape(size, -1)
+                for families in members
             ]
         )
+
+
+def _families(strata: NDArray[np.int64], copies: NDArray[np.intp]) -> list[suite.Indices]:
+    """Positions (n_families, n_members) of the twins whose members are of the same strata."""
+    order = np.lexsort((strata, copies))
+    starts = np.flatnonzero(np.diff(copies[order])) + 1
+    alike: dict[tuple[int, ...], list[suite.Indices]] = {}
+    for family in np.split(order, starts):
+        alike.setdefault(tuple(strata[family].tolist()), []).append(family)
+    return [np.stack(families) for _, families in sorted(alike.items())]
 
 
 Floats = NDArray[np.float64]
@@ -259,10 +284,11 @@ def paired_change(
     unchanged, everyone = figure.columns(before), np.arange(len(before))
     changed = figure.columns(after)
     value = figure.figure(changed, everyone) - figure.figure(unchanged, everyone)
-    strata, rng = strata_by_group(figure.annotations), np.random.default_rng(seed)
+    about, rng = figure.annotations, np.random.default_rng(seed)
+    copies = attacked.copies_of(about)
     drawn = [
         _changes(figure, before, after, unchanged, changed, draws)
-        for draws in stratified_draws(strata, n_resamples, rng)
+        for draws in stratified_draws(strata_by_group(about), n_resamples, rng, copies)
     ]
     return Change(value, np.concatenate(drawn))
 

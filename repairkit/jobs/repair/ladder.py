@@ -100,8 +100,8 @@ class Answers:
     def changed_in(self, group: str) -> Discordant:
         """The images of a group whose answer turned right or wrong."""
         before, after = self.hits
-        rows = self.members[group]
-        return Discordant.of(before[rows], after[rows])
+        rows, copies = self.members[group], attacked.copies_of(self.annotations)
+        return Discordant.of(before[rows], after[rows], None if copies is None else copies[rows])
 
     def changed_in_the_worst(self) -> tuple[Discordant, str]:
         """The same of the worst group before; of equals, of the one that gains least."""
@@ -160,7 +160,8 @@ class Ladder:
         """The objective itself, by an exact test where it is a share of right answers."""
         before, after = self._right(answers, answers.before), self._right(answers, answers.after)
         if before is not None and after is not None:
-            pairs = Discordant.of(before, after)
+            copies = _copies_that_count(self.metric, answers.annotations)
+            pairs = Discordant.of(before, after, copies)
             return Rung(
                 name="objective",
                 words=self.objective.metric,
@@ -263,6 +264,12 @@ class Ladder:
         why = f"improves by at least {low:.4f} at {1 - LEVEL:.0%}"
         change = widen(inside, self.widening)
         return Rung(name=name, words=words, sure=low > 0, why=why, change=change)
+
+
+def _copies_that_count(metric: Metric, about: Annotations) -> NDArray[np.intp] | None:
+    """The twins of the images that a metric counts, where images have spoiled copies."""
+    copies = attacked.copies_of(about)
+    return None if copies is None else copies[metric.weights(about) > 0]
 
 
 def _in_words(pairs: Discordant) -> str:

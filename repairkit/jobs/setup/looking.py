@@ -102,7 +102,7 @@ def _take_look(
     settings, dataset = scene.settings, scene.dataset
     if not dataset.labelled or all(is_user_metric(name) for name in settings.metrics):
         return None
-    images = _images(dataset, scene.parts, settings.seed)
+    images = _images(scene.parts, settings.seed)
     if not len(images):
         return None
     if scene.form.kind == "values":
@@ -150,10 +150,10 @@ def _refusal(
     )
 
 
-def _images(dataset: Dataset, parts: Parts, seed: int) -> suite.Suite:
+def _images(parts: Parts, seed: int) -> suite.Suite:
     """Selection images outside the test part, up to the number of a first look.
 
-    Each beginning has each class and group at its share. Images that an attack made are left out.
+    Each beginning has each class and group at its share. What was made from images is left out.
     """
     for part in (parts.selection, parts.calibration):
         positions = np.flatnonzero(~np.isin(part.indices, parts.test.indices))
@@ -161,8 +161,7 @@ def _images(dataset: Dataset, parts: Parts, seed: int) -> suite.Suite:
             break
     else:  # the parts are the same images, and the result says so
         part, positions = parts.selection, np.arange(len(parts.selection))
-    if attacked.is_attacked(dataset.annotations):
-        positions = positions[~attacked.adversarial(part.annotations)[positions]]
+    positions = positions[~attacked.made(part.annotations)[positions]]
     clean = part.take(positions)
     return clean.take(_evenly(clean.annotations, np.random.default_rng((seed, _OTHER_SEED))))
 

@@ -238,6 +238,7 @@ def read_dataset(subject: Subject, settings: Settings, *, regression: bool) -> D
         regression=regression,
         inputs=subject.further,
         image_name=subject.input_name,
+        corruptions=settings.corruptions,
     )
     return read_data(require_data(settings), request)
 
@@ -335,6 +336,7 @@ def read_any(subject: Subject, settings: Settings) -> Dataset:
         with_labels=False,
         inputs=subject.further,
         image_name=subject.input_name,
+        corruptions=settings.corruptions,
     )
     return read_data(require_data(settings), request)
 

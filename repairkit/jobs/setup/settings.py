@@ -39,7 +39,7 @@ _OTHER_NAMES = {
     "time_limit_seconds": "--time-limit",
 }
 _SAID = About(Affects.SEARCH)  # of settings that do not tell
-_LISTS = ("groups", "class_names", "features")
+_LISTS = ("groups", "class_names", "features", "corruptions")
 METHOD_OPTIONS = ("top_k", "side", "epsilon", "delta", "truncate_at")
 _ALWAYS = ("--seed",)
 # What has no usual value: it is said wherever it is there.
@@ -70,6 +70,7 @@ def settle(options: Mapping[str, Any], project: Project | None) -> Settings:
             "groups": project.groups,
             "class_names": project.class_names,
             "features": project.features,
+            "corruptions": project.corruptions,
             "image_input": project.image_input,
             "output": project.output,
             "columns": None if options.get("columns") else read_columns(project.columns),
@@ -98,8 +99,8 @@ _KEYS = {"class_names": "classes"}
 def _file_settings(project: Project, options: Mapping[str, Any]) -> Iterator[FileSetting]:
     """What a project file says and no option does, for messages about these settings."""
     file = _shown_path(project.folder / PROJECT_FILE)
-    names = ("data", "metrics", "groups", *_KEYS, "features", "image_input", "output", "columns",
-        "threshold", "outputs_are", "seed")  # fmt: skip
+    names = ("data", "metrics", "groups", *_KEYS, "features", "corruptions", "image_input",
+        "output", "columns", "threshold", "outputs_are", "seed")  # fmt: skip
     known = {name: getattr(project, name) for name in names if not options.get(name)}
     for section in ("preprocessing", "parts"):
         by_options = options.get(section) or {}

@@ -80,6 +80,8 @@ class Settings:
         inputs: constants for the model's other inputs, as text, by name.
         label: the column of the data that holds the labels; `label` of a manifest and `y` of an
             `.npz` if None.
+        corruptions: by which each image gets a spoiled copy, which makes the columns `corruption`
+            and `image`.
         accept_preprocessing: continue if the images are probably not prepared as the model expects.
     """
 
@@ -117,6 +119,7 @@ class Settings:
         default_factory=dict
     )
     label: Annotated[str | None, About(Affects.IMAGES, where_given=True)] = None
+    corruptions: Annotated[tuple[str, ...], About(Affects.IMAGES, where_given=True)] = ()
     accept_preprocessing: Annotated[bool, About(Affects.PLACE)] = False
 
     def __post_init__(self) -> None:

@@ -59,6 +59,7 @@ OF_SETTINGS: dict[str, Any] = {
     "batch_size": st.integers(1, 999),
     "seed": st.integers(0, 9),
     "features": NAMES,
+    "corruptions": NAMES,
     "trust": st.booleans(),
     "accept_preprocessing": st.booleans(),
     "image_input": st.sampled_from([None, "image"]),

@@ -201,14 +201,14 @@ def _moved(batch: Tensor, shift: int) -> Tensor:
     return moved.flip(3) if torch.rand(()) < 0.5 else moved
 
 
-def export(network: nn.Module, side: int, path: Path) -> None:
+def export(network: nn.Module, side: int, path: Path, n_colours: int = 1) -> None:
     """Write the network with a free batch axis, to a temporary name first."""
     temporary = path.with_suffix(".partial")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # this exporter is old, and writes the plainest graph
         torch.onnx.export(
             network,
-            (torch.zeros(1, 1, side, side),),
+            (torch.zeros(1, n_colours, side, side),),
             temporary,
             dynamo=False,
             input_names=["image"],

@@ -18,6 +18,7 @@ from repairkit.api.job_settings import (
     metric_names,
     open_job,
 )
+from repairkit.backdoors import Backdoor
 from repairkit.core import errors, filters, framework, results, suite
 from repairkit.core.scores import Budget, Progress
 from repairkit.data.given import GivenAs
@@ -37,6 +38,7 @@ _PROOF_IMAGES = 64
 _SAMPLE = "repairkit_samples.digits"
 _SAMPLE_FILES = ("model.onnx", "digits.npz", "repairkit.toml")
 SCORING = ("method", "options", "max_evaluations", "time_limit")
+KNOWN = ("backdoor", "triggered", "trigger", "mask", "target_class")
 # Keywords that `PatchSettings` does not take as they are.
 _CONVERTED = {
     "remove",
@@ -47,6 +49,7 @@ _CONVERTED = {
     "accept_preprocessing",
     "progress",
     "metric",
+    *KNOWN,
     *SCORING,
 }
 
@@ -62,11 +65,18 @@ class PatchKeywords(JobKeywords, total=False):
         time_limit: seconds for everything, reading and preparation included.
         fairness: freeze what harms the worst group (needs groups).
         robustness: freeze what helps an adversary; `data` is what `attack` wrote.
+        backdoor: freeze what a backdoor lives on; say by what it is known with `triggered`, or with
+            `trigger` and `mask`.
+        triggered: the column that marks images with the trigger.
+        trigger: an image file of the trigger, to be put on clean images.
+        mask: an image file, white where the trigger lies; its transparency if left out.
+        target_class: the class that the trigger gives; the one most often given if left out.
         remove: ids of filters to freeze, whatever their values.
         remove_top: how many filters of highest value of the run in `scores` to freeze.
         scores: a run folder whose values rank the candidates.
         at_most: largest number of frozen filters; 8 if left out.
-        max_drop: overall accuracy that may be lost, in [0, 1]; 0.01 if left out.
+        max_drop: overall accuracy that may be lost, in [0, 1]; 0.01 if left out, and 0.05 with
+            `backdoor`.
         max_group_drop: accuracy that a group may lose, in [0, 1]; 0.05 if left out.
         objective: the metric to improve, in place of `fairness`: a name or a function.
         targets: figures to reach, such as "worst_group_accuracy>=0.8".
@@ -94,11 +104,16 @@ class PatchKeywords(JobKeywords, total=False):
     time_limit: float | None
     fairness: bool
     robustness: bool
+    backdoor: bool
+    triggered: str | None
+    trigger: str | Path | None
+    mask: str | Path | None
+    target_class: str | int | None
     remove: Sequence[str]
     remove_top: int | None
     scores: str | Path | None
     at_most: int
-    max_drop: float
+    max_drop: float | None
     max_group_drop: float
     objective: Metric | None
     targets: Sequence[str]
@@ -159,6 +174,7 @@ def patch(
         remove=tuple(filters.Filter.parse(name) for name in more.get("remove", ())),
         scores=None if scores is None else Path(scores),
         score=scoring,
+        known=_backdoor(more),
         targets=tuple(objective.Target.parse(text) for text in more.get("targets", ())),
         attacks=framework.FreshAttacks(
             load_source(source, subject, trust=job.trust), tuple(map(Path, transfers))
@@ -167,6 +183,18 @@ def patch(
     )
     done = patching.patch(subject, job, plan, out=Path(out), on_progress=on_progress)
     return replace(done, verified=replace(done.verified, layers=subject.layer_map))
+
+
+def _backdoor(given: PatchKeywords) -> Backdoor:
+    """What keywords tell of a backdoor."""
+    trigger, mask, target = (given.get(name) for name in KNOWN[2:])
+    return Backdoor(
+        backdoor=given.get("backdoor", False),
+        triggered=given.get("triggered"),
+        trigger=None if trigger is None else Path(str(trigger)),
+        mask=None if mask is None else Path(str(mask)),
+        target_class=None if target is None else str(target),
+    )
 
 
 def _scoring(score: ScoreSettings | None, given: PatchKeywords) -> ScoreSettings:

@@ -13,6 +13,18 @@ from repairkit.core.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackdoorOptions:
+    """By what a backdoor is known."""
+
+    title: ClassVar = "Backdoor"
+    backdoor: bool = flag("Freeze what a backdoor lives on.")
+    triggered: str | None = option("The column that marks images with the trigger.")
+    trigger: Path | None = option("An image file of the trigger, put on clean images.")
+    mask: Path | None = option("White where the trigger lies; its transparency if left out.")
+    target_class: str | None = option("The class that the trigger gives; told if left out.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class WishOptions:
     """What to repair, and where to write the result."""
 
@@ -25,6 +37,7 @@ class WishOptions:
     )
     out: Path | None = option("The patched model; MODEL.patched.onnx.", "-o", "--out")
     details: bool = flag("Also print groups by each single column, their rates, and classes.")
+    known: BackdoorOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +50,9 @@ class ConditionOptions:
         "A figure that the repair must reach (or <=); may repeat.", metavar="METRIC>=NUMBER"
     )
     at_most: int = option("Largest number of frozen filters.", default=8, min=1)
-    max_drop: float = option("Overall accuracy that may be lost.", default=0.01, min=0.0, max=1.0)
+    max_drop: float | None = option(
+        "Overall accuracy that may be lost; 0.01, and 0.05 with --backdoor.", min=0.0, max=1.0
+    )
     max_group_drop: float = option(
         "Accuracy that any group may lose.", default=0.05, min=0.0, max=1.0
     )
@@ -124,6 +139,7 @@ def patch_command(
         scores=wish.scores,
         targets=limits.pop("target") or (),
         transfers=choices.pop("transfer") or (),
+        **asdict(wish.known),
         **limits,
         **choices,
     )

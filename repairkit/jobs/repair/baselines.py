@@ -90,7 +90,7 @@ def with_baselines(
     rows = [test.row("chosen repair", n_frozen, "what this report is about", after)]
     rankings = _rankings(asked, objective, score_filters, conductance)
     rows += [_ranked_row(test, ranking, n_frozen) for ranking in rankings]
-    rows += [_random_row(test, n_frozen), *_control_row(test, objective, asked.max_drop)]
+    rows += [_random_row(test, n_frozen), *_control_row(test, objective, asked.most_drop)]
     n_looks = sum(bool(row["figures"]) for row in rows)
     return rows, MULTIPLICITY.format(n=n_looks)
 
@@ -323,7 +323,7 @@ def choose_by_ranking(
         trials.append(trial)
         if is_over():
             break
-    plain, best = trials[0], _best(trials, max_drop=asked.max_drop, sign=objective.sign)
+    plain, best = trials[0], _best(trials, max_drop=asked.most_drop, sign=objective.sign)
     if not len(best.patch):
         raise errors.TargetNotMetError(_refusal(trials, objective, len(suite)))
     changes = difference(

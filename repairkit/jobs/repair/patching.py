@@ -14,14 +14,14 @@ from onnx import ModelProto
 
 from repairkit.core import attacked, errors, filters, results
 from repairkit.core.process.stages import stage
-from repairkit.core.process.trust import without
 from repairkit.core.suite import Indices, Suite
 from repairkit.data.parts import CONFIRMATION_SHARE, split_selection, strata_of
 from repairkit.engine.runner import OpenModel
-from repairkit.formats import documents, patch_file, run_file
+from repairkit.formats import documents, patch_file
 from repairkit.graph import baking, metadata
 from repairkit.graph.stored.model_files import add_model, digest_of
 from repairkit.jobs.attack.adversary import check_attacks, judge_attacks
+from repairkit.jobs.backdoor.planting import Planted, plant
 from repairkit.jobs.look.interpreting import repair_report
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.proof import verifying
@@ -38,7 +38,7 @@ from repairkit.jobs.repair.top_of_run import check_run_of_top, filters_said
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.looking import looked_at, tell_reading
 from repairkit.jobs.setup.preparing import opened_beside, prepare
-from repairkit.jobs.setup.settings import Again, named_in
+from repairkit.jobs.setup.settings import Again
 from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.unjudged import prepare_unjudged
 from repairkit.jobs.setup.workbench import Bench, Settings, Subject
@@ -93,7 +93,7 @@ def patch(
     again = telling.patch_again(subject.file.path, settings, asked)
     asked = replace(asked, score=asked.score.begun())
     destination.check_place(subject.file, settings.data_file, out)
-    settings = _with_the_runs_code(asked, settings)
+    settings = telling.with_the_runs_code(asked, settings)
     objective = asked.objective_of(repair_settings.metric_at_hand(asked, settings))
     settings = repair_settings.settled(settings, asked, objective)
     named = filters_said(asked, subject.file.digest)
@@ -101,9 +101,12 @@ def patch(
         bench = prepare_unjudged(subject, settings, sites={f.site for f in named})
     else:
         bench = prepare(subject, settings)
+    planted = plant(bench, asked.known, asked.score.deadline)
+    bench = bench if planted is None else planted.bench
     objective = repair_settings.check_wishes(bench, asked, objective)
     source_is_used = asked.baselines or asked.score.method == GRADIENT
-    check_attacks(bench, asked.attacks, baselines=source_is_used)
+    if planted is None:
+        check_attacks(bench, asked.attacks, baselines=source_is_used)
     bench = looked_at(
         bench,
         asked.score.deadline,
@@ -121,19 +124,8 @@ def patch(
             chosen = choose_patch(bench, asked, objective, on_progress)
         except errors.TargetNotMetError as error:
             raise telling.with_hint(bench, asked, error, advice) from None
-    return _finish(bench, chosen, asked, objective, out=out, on_progress=on_progress, again=again)
-
-
-def _with_the_runs_code(asked: PatchSettings, settings: Settings) -> Settings:
-    """The settings, with the code that only files name: the run's metrics too."""
-    named_by = dict(settings.named_by)
-    if asked.scores is not None:
-        folder = run_file.RunFolder(asked.scores)
-        named_by |= named_in(folder.run_file, folder.read_metrics())
-        # Without a project file the settings' metrics were given as options.
-        named_by = without(named_by, () if settings.named_by else settings.metrics)
-    given = [asked.objective or "", *(target.metric for target in asked.targets)]
-    return replace(settings, named_by=without(named_by, given))
+    beside = again, planted
+    return _finish(bench, chosen, asked, objective, out=out, on_progress=on_progress, beside=beside)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -376,10 +368,10 @@ def _finish(
     *,
     out: Path,
     on_progress: signs_of_life.OnProgress,
-    again: Again,
+    beside: tuple[Again, Planted | None],
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
-    draft, model = _bake(bench, chosen.patch)
+    (again, planted), (draft, model) = beside, _bake(bench, chosen.patch)
     patched = opened_beside(bench, model)
     verified = _prove(bench, draft, model, patched)
     final = judging.final_figures(bench, chosen, patched, objective.metric)
@@ -389,14 +381,16 @@ def _finish(
         n_frozen = len(chosen.patch)
         rows, note = _beside_baselines(bench, asked, objective, final, n_frozen, on_progress)
         story |= {"baselines": rows, "notes": [*story["notes"], note]}
-    if attacked.is_attacked(bench.dataset.annotations) and not bench.unjudged:
+    if planted is not None:
+        story |= {"backdoor": planted.story, "attacks": planted.rows(patched)}
+    elif attacked.is_attacked(bench.dataset.annotations) and not bench.unjudged:
         story["attacks"] = judge_attacks(bench, patched, draft, asked.attacks)
     story = destination.Places.here().cleaned(story | {"again": again.to_json()})
-    beside = _write(bench, replace(draft, result_digest=digest_of(model), story=story), model, out)
+    written = _write(bench, replace(draft, result_digest=digest_of(model), story=story), model, out)
     return Patched(
         out=out,
-        patch_file=beside.patch_file,
-        report_file=beside.report,
+        patch_file=written.patch_file,
+        report_file=written.report,
         patch=chosen.patch,
         verified=verified,
         promise=chosen.promise,

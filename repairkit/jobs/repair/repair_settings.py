@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from repairkit.backdoors import Backdoor
 from repairkit.core import errors, filters, framework, suite
 from repairkit.core.process.stages import Deadline
 from repairkit.core.scores import Budget
@@ -28,6 +29,8 @@ RECIPES: tuple[str, ...] = get_args(Recipe)
 LEVELS: tuple[str, ...] = get_args(Level)
 FREEZE = "freeze"
 """The repair that is made where nothing else is asked for."""
+USUAL_DROP, USUAL_DROP_OF_BACKDOORS = 0.01, 0.05
+"""Accuracy that may be lost where nothing says it."""
 
 GRADIENT = "gradient"
 """The method that values filters by gradients of the framework's model."""
@@ -54,7 +57,8 @@ class PatchSettings:
         scores: a run folder whose values tell the candidates.
         fairness: short for the objective `worst_group_accuracy`.
         at_most: filters frozen together at the most.
-        max_drop: overall accuracy that may be lost, a share of all images.
+        max_drop: overall accuracy that may be lost, a share of all images; if None, as much as is
+            usual for the goal.
         score: how to score where no run is given.
         objective: the metric to improve; of the first target or of the run if None.
         targets: figures that the repaired model must reach.
@@ -72,6 +76,7 @@ class PatchSettings:
             source also serves the baseline by gradients.
         promise: the lowest promise that will do, one of `PROMISES`.
         repair: the name of a cure (see `patching.CURES`), or `best` for the one that gains most.
+        known: the backdoor that is to be closed, if any.
     """
 
     remove: tuple[filters.Filter, ...] = ()
@@ -79,7 +84,7 @@ class PatchSettings:
     scores: Path | None = None
     fairness: bool = False
     at_most: int = 8
-    max_drop: float = 0.01
+    max_drop: float | None = None
     score: ScoreSettings = field(default_factory=lambda: ScoreSettings("repair"))
     objective: str | None = None
     targets: tuple[goals.Target, ...] = ()
@@ -93,9 +98,10 @@ class PatchSettings:
     max_group_drop: float = 0.05
     promise: str = goals.PROMISES[-1]
     repair: str = FREEZE
+    known: Backdoor = field(default_factory=Backdoor)
 
     def __post_init__(self) -> None:
-        for fault in self._faults():
+        for fault in _faults(self):
             raise errors.SettingsError(fault)
         check_word("--choose", self.choose, RECIPES)
         check_word("--promise", self.promise, goals.PROMISES)
@@ -104,49 +110,25 @@ class PatchSettings:
         for target in self.targets:
             target.check()
 
-    def _faults(self) -> Iterator[str]:
-        """What contradicts itself or lies out of range."""
-        named = self.fairness or self.robustness or self.objective
-        yield from _faults_of_top(self)
-        chosen = bool(self.scores or named or self.targets)
-        if not (self.remove or chosen):
-            yield (
-                "nothing says what to freeze; use --fairness, --robustness, --objective METRIC, "
-                "--target METRIC>=NUMBER, --scores RUN or --remove ID,..."
-            )
-        if self.remove and (chosen or self.level == "best"):
-            yield "--remove names the filters itself; leave out the other choice"
-        if self.fairness and self.robustness:
-            yield "--fairness and --robustness are two repairs; make one at a time"
-        for option, metric in self._short_for.items():
-            if self.objective not in (None, metric):
-                yield f"{option} is for {metric}; leave out --objective"
-        if self.at_most < 1 or not 0 <= self.max_drop <= 1:
-            yield "--at-most must be 1 or more and --max-drop lie in [0, 1]"
-        if not 0 <= self.max_group_drop <= 1:
-            yield "--max-group-drop must lie in [0, 1]"
-        if self.confirm_share is not None and not 0 < self.confirm_share < 1:
-            yield f"--confirm-share is {self.confirm_share:g}; expected a share between 0 and 1"
-        if self.repair != FREEZE and (self.remove or self.choose == "plain"):
-            yield (
-                f"--repair {self.repair} chooses what to change; leave out --remove and --choose "
-                "plain, which freeze filters"
-            )
-        if self.choose == "plain" and (self.targets or self.beam != 1 or self.level == "best"):
-            yield (
-                "the plain recipe knows no --target, no --beam and no --level best; leave them "
-                "out, or choose jointly"
-            )
+    @property
+    def short_for(self) -> dict[str, str]:
+        """The options that were given as short for an objective."""
+        given = {
+            "--fairness": (self.fairness, goals.FAIRNESS_OBJECTIVE),
+            "--robustness": (self.robustness, goals.ROBUSTNESS_OBJECTIVE),
+            "--backdoor": (self.known.backdoor, goals.ROBUSTNESS_OBJECTIVE),
+        }
+        return {option: metric for option, (wanted, metric) in given.items() if wanted}
 
     @property
-    def _short_for(self) -> dict[str, str]:
-        """The options that were given as short for an objective."""
-        given = {} if not self.fairness else {"--fairness": goals.FAIRNESS_OBJECTIVE}
-        return given | ({"--robustness": goals.ROBUSTNESS_OBJECTIVE} if self.robustness else {})
+    def most_drop(self) -> float:
+        """The accuracy that may be lost."""
+        usual = USUAL_DROP_OF_BACKDOORS if self.known.backdoor else USUAL_DROP
+        return usual if self.max_drop is None else self.max_drop
 
     def objective_of(self, metric: str) -> goals.Objective:
         """What is to be improved; `metric` where nothing says it."""
-        named = next(iter(self._short_for.values()), self.objective)
+        named = next(iter(self.short_for.values()), self.objective)
         if named is None and self.targets and self.scores is None:
             named = self.targets[0].metric
         return goals.Objective.of(named or metric)
@@ -160,7 +142,7 @@ class PatchSettings:
         """
         return goals.Wishes(
             objective=objective,
-            limits=() if accuracy is None else (goals.Limit(accuracy, self.max_drop),),
+            limits=() if accuracy is None else (goals.Limit(accuracy, self.most_drop),),
             targets=self.targets,
             search=SearchSettings(at_most=self.at_most, beam=self.beam),
             share=self.confirm_share,
@@ -172,6 +154,7 @@ class PatchSettings:
     def _way(self) -> str:
         """How filters are singled out, as reports name it."""
         ways = {"named": self.remove, "fairness": self.fairness, "robustness": self.robustness}
+        ways |= {"backdoor": self.known.backdoor}
         ways |= {"top": self.remove_top, "scores": self.scores, "objective": True}
         return next(way for way, given in ways.items() if given)
 
@@ -181,7 +164,7 @@ class PatchSettings:
             "how": self._way,
             "scores": None if self.scores is None else Places.here().relative(self.scores),
             "at_most": self.at_most,
-            "max_drop": self.max_drop,
+            "max_drop": self.most_drop,
             "max_group_drop": self.max_group_drop,
             "targets": [str(target) for target in self.targets],
             **({} if self.remove_top is None else {"remove_top": self.remove_top}),
@@ -194,6 +177,41 @@ class PatchSettings:
         }
 
 
+def _faults(asked: PatchSettings) -> Iterator[str]:
+    """What contradicts itself or lies out of range."""
+    named = asked.short_for or asked.objective
+    yield from (*_faults_of_top(asked), *asked.known.faults())
+    chosen = bool(asked.scores or named or asked.targets)
+    if not (asked.remove or chosen):
+        yield (
+            "nothing says what to freeze; use --fairness, --robustness, --backdoor, "
+            "--objective METRIC, --target METRIC>=NUMBER, --scores RUN or --remove ID,..."
+        )
+    if asked.remove and (chosen or asked.level == "best"):
+        yield "--remove names the filters itself; leave out the other choice"
+    if len(asked.short_for) > 1:
+        yield f"{' and '.join(asked.short_for)} are two repairs; make one at a time"
+    for option, metric in asked.short_for.items():
+        if asked.objective not in (None, metric):
+            yield f"{option} is for {metric}; leave out --objective"
+    if asked.at_most < 1 or not 0 <= asked.most_drop <= 1:
+        yield "--at-most must be 1 or more and --max-drop lie in [0, 1]"
+    if not 0 <= asked.max_group_drop <= 1:
+        yield "--max-group-drop must lie in [0, 1]"
+    if asked.confirm_share is not None and not 0 < asked.confirm_share < 1:
+        yield f"--confirm-share is {asked.confirm_share:g}; expected a share between 0 and 1"
+    if asked.repair != FREEZE and (asked.remove or asked.choose == "plain"):
+        yield (
+            f"--repair {asked.repair} chooses what to change; leave out --remove and --choose "
+            "plain, which freeze filters"
+        )
+    if asked.choose == "plain" and (asked.targets or asked.beam != 1 or asked.level == "best"):
+        yield (
+            "the plain recipe knows no --target, no --beam and no --level best; leave them "
+            "out, or choose jointly"
+        )
+
+
 def _faults_of_top(asked: PatchSettings) -> Iterator[str]:
     """What stands against `remove_top`: no run, or another option that says what to freeze."""
     if asked.remove_top is None:
@@ -204,13 +222,13 @@ def _faults_of_top(asked: PatchSettings) -> Iterator[str]:
         yield (
             "--remove-top takes the filters of highest value of a run; name it with --scores RUN"
         )
-    named = asked.remove or asked.fairness or asked.robustness or asked.objective or asked.targets
+    named = asked.remove or asked.short_for or asked.objective or asked.targets
     searched = (asked.repair, asked.choose, asked.beam) != (FREEZE, RECIPES[0], 1)
     if named or searched or asked.level == "best":
         yield (
             "--remove-top with --scores says which filters to freeze; leave out what chooses them "
-            "otherwise (--remove, --fairness, --robustness, --objective, --target, --choose, "
-            "--beam, --repair, --level best)"
+            "otherwise (--remove, --fairness, --robustness, --backdoor, --objective, --target, "
+            "--choose, --beam, --repair, --level best)"
         )
 
 

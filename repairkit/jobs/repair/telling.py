@@ -1,18 +1,20 @@
 """What a patch file and a report say of a patch, beside the patch itself."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from repairkit.core import errors, filters, metric, results
 from repairkit.core.process.text import counted
+from repairkit.core.process.trust import without
 from repairkit.engine.ort import versions
+from repairkit.formats.run_file import RunFolder
 from repairkit.jobs.look.changed_images import changed_block
 from repairkit.jobs.output.destination import Places
 from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings
 from repairkit.jobs.runs import run_document
-from repairkit.jobs.setup.settings import Again, said_again
+from repairkit.jobs.setup.settings import Again, named_in, said_again
 from repairkit.jobs.setup.workbench import Bench, Settings
 from repairkit.metrics.catalogue import measure_of
 from repairkit.repairs.cure import ChosenPatch, FinalFigures, Story
@@ -108,6 +110,18 @@ def patch_again(model: Path, settings: Settings, asked: PatchSettings) -> Again:
         budget=asked.score.budget,
         lacks=lacks,
     )
+
+
+def with_the_runs_code(asked: PatchSettings, settings: Settings) -> Settings:
+    """The settings, with the code that only files name: the run's metrics too."""
+    named_by = dict(settings.named_by)
+    if asked.scores is not None:
+        folder = RunFolder(asked.scores)
+        named_by |= named_in(folder.run_file, folder.read_metrics())
+        # Without a project file the settings' metrics were given as options.
+        named_by = without(named_by, () if settings.named_by else settings.metrics)
+    given = [asked.objective or "", *(target.metric for target in asked.targets)]
+    return replace(settings, named_by=without(named_by, given))
 
 
 def _scoring_story(scoring: Mapping[str, Any], path_of: Callable[[Path], str]) -> Story:

@@ -12,6 +12,7 @@ import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from repairkit.backdoors import Backdoor
 from repairkit.cli import app, run
 from repairkit.core.errors import SettingsError
 from repairkit.core.filters import Filter
@@ -135,7 +136,7 @@ def test_every_option_is_said_again_or_its_absence_has_a_reason(command: str) ->
 def test_every_setting_is_tried_below() -> None:
     """What is not drawn for the laws has a test of its own, or never affects a result."""
     elsewhere = {"workers", "cache_memory", "named_by", "means", "remove", "fairness", "robustness"}
-    elsewhere |= {"remove_top"}
+    elsewhere |= {"remove_top", "known"}
     known = {each.name for kind in (Settings, PatchSettings) for each in dataclasses.fields(kind)}
     assert known - set(OF_SETTINGS) - set(OF_REPAIRS) == elsewhere | {"choose"}
 
@@ -145,6 +146,8 @@ def test_every_setting_is_tried_below() -> None:
     [
         PatchSettings(fairness=True),
         PatchSettings(robustness=True),
+        PatchSettings(known=Backdoor(backdoor=True, triggered="seen", target_class="3")),
+        PatchSettings(known=Backdoor(backdoor=True, trigger=Path("t.png"), mask=Path("m.png"))),
         PatchSettings(objective="loss", choose="plain"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Triggered images for `patch --backdoor`, and channels that look like a backdoor's."""

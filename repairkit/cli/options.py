@@ -133,7 +133,8 @@ class FilterOptions:
         autocompletion=one_of("pre-activation", "activation"),
     )
     include: list[str] | None = option(
-        "Also these kinds of sites: dense.", autocompletion=one_of("dense")
+        "Also these kinds of sites: dense, or heads and mlp of transformers.",
+        autocompletion=one_of("dense", "heads", "mlp"),
     )
     absent: str = option(
         "What an absent filter yields: mean, zero or bias.",
@@ -203,7 +204,9 @@ class JobOptions:
             "outputs_are": ports.outputs_are,
             "sites": tuple(filters.sites or ()),
             "sites_at": filters.sites_at,
-            "include": tuple(filters.include or ()),
+            "include": tuple(
+                name for words in filters.include or () for name in split_names(words) or ()
+            ),
             "absent": filters.absent,
             "means": filters.means,
             "device": device.device,

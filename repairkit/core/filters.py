@@ -26,9 +26,10 @@ class Site:
     `BatchNormalization` that follows the layer alone (and after the activation, if asked). Where
     the tensor holds integer codes, they mean `(code - zero) * scale`; levels are never codes.
 
-    The filters of a tree ensemble are its trees: `tensor` is the sum of what they yield, and each
-    yields `n_values` numbers, one per class or target. A channel has none: it yields one number
-    per position.
+    A channel yields one number per position. The filters of other sites yield `n_values` numbers
+    each. Those of a tree ensemble are its trees, with a number per class or target: `tensor` is the
+    sum of what they yield. Those of an attention are its heads: the numbers of a head lie along
+    `value_axis` of the tensor.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Site:
     scale: float | None = None
     zero: int = 0
     n_values: int | None = None
+    value_axis: int | None = None
 
     @property
     def level_shape(self) -> tuple[int, ...]:
@@ -51,6 +53,11 @@ class Site:
     @property
     def in_tensor(self) -> bool:
         """Whether the tensor holds what each filter yields; that of trees holds only their sum."""
+        return self.n_values is None or self.value_axis is not None
+
+    @property
+    def yields_one_number(self) -> bool:
+        """Whether a filter yields one number per position, as channels do."""
         return self.n_values is None
 
     def numbers(self, stored: suite.Array) -> suite.Array:

@@ -3,7 +3,8 @@
 Sums are 64-bit. Images are streamed, so that memory holds a few at a time.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,18 +62,34 @@ def measure_sums(
     # A model that rounds to steps may take other steps if the runtime rewrites its graph.
     optimise = find_rounding(GraphIndex(opened.model), tensors) is None
     runner = opened.tap(tensors, optimise=optimise)
-    totals = {site.name: np.zeros(site.n_channels) for site in sites}
+    totals = {site.name: np.zeros(()) for site in sites}
     counts = dict.fromkeys(totals, 0)
-    measure: Callable[[Array], Array] = np.abs if magnitude else np.asarray
     with stage("measuring means", total=len(suite)) as tell:
         for positions, answers in in_chunks(runner, suite, tensors, _MEANS_BYTES):
             for site in sites:
-                tensor = site.numbers(answers[site.tensor])
-                axes = tuple(a for a in range(tensor.ndim) if a != site.channel_axis % tensor.ndim)
-                totals[site.name] += measure(tensor).sum(axis=axes, dtype=np.float64)
-                counts[site.name] += tensor.size // site.n_channels
+                tensor = answers[site.tensor]
+                totals[site.name] = totals[site.name] + _sum_of(site, tensor, magnitude=magnitude)
+                counts[site.name] += tensor.size // math.prod(site.level_shape)
             tell(int(positions[-1]) + 1)
     return {name: Sums(totals[name], counts[name]) for name in totals}
+
+
+def _sum_of(site: Site, stored: Array, *, magnitude: bool) -> Array:
+    """What the filters yielded, summed over images and positions, in the site's `level_shape`.
+
+    With `magnitude`, how much they yielded: a number each. Of a filter that yields several numbers
+    that is the root of their squares.
+    """
+    numbers = site.numbers(stored)
+    kept = [site.channel_axis % numbers.ndim]
+    if site.value_axis is None:
+        numbers = np.abs(numbers) if magnitude else numbers
+    elif magnitude:
+        numbers = np.linalg.norm(numbers, axis=site.value_axis, keepdims=True).astype(np.float64)
+    if site.value_axis is not None and not magnitude:
+        kept.append(site.value_axis % numbers.ndim)
+    axes = tuple(axis for axis in range(numbers.ndim) if axis not in kept)
+    return np.asarray(numbers.sum(axis=axes, dtype=np.float64))
 
 
 def in_chunks(
@@ -116,7 +133,7 @@ def measure_responses(
 
     Args:
         opened: the model; the tensors of all `sites` are tapped in one session.
-        sites: of the model, none of them a tree ensemble.
+        sites: of the model, whose filters yield one number per position.
         filters: of some of these sites, whose responses are wanted; at least one.
         suite: the images; at least one.
 

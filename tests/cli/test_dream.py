@@ -125,7 +125,7 @@ def test_rows_of_numbers_and_trees_have_no_dreams(repairkit: Command, tmp_path: 
     answer = repairkit("dream", "trees.onnx", f"{site.name}:0")
     assert answer.code == 1
     assert answer.err.count("\n") == 1
-    assert "trees have no dreams" in answer.err
+    assert "only channels have dreams" in answer.err
     onnx.save(rows_model(), tmp_path / "rows.onnx")
     answer = repairkit("dream", "rows.onnx", "hidden:0", "--include", "dense")
     assert answer.code == 1

@@ -35,6 +35,14 @@ def mask_shape(site: filters.Site, rows: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def _levels_shape(site: filters.Site) -> list[int]:
+    """The shape in which the levels of a site meet its tensor."""
+    shape = list(mask_shape(site, 1))
+    if site.value_axis is not None and site.n_values is not None:
+        shape[site.value_axis] = site.n_values
+    return shape
+
+
 def mask_channels(
     model: ModelProto, sites: Sequence[filters.Site], means: filters.FilterMeans
 ) -> ModelProto:
@@ -60,7 +68,7 @@ def mask_channels(
         mask_dims: list[int | str] = list(mask_shape(site, 1))
         mask_dims[0] = "mask_rows"
         mask = gs.Variable(mask_name(site), dtype=np.bool_, shape=mask_dims)
-        level = site.stored(means[site.name]).reshape(mask_shape(site, 1))
+        level = site.stored(means[site.name]).reshape(_levels_shape(site))
         frozen = gs.Constant(protos.fresh_name(f"{site.name}/means", tensors), level)
         node = gs.Node(
             "Where",
@@ -180,11 +188,14 @@ def with_affine_masks(model: ModelProto, sites: tuple[filters.Site, ...]) -> Mod
 
     Returns:
         None where a site is not masked by a `Where`, or is no tensor of 32-bit floats with its
-        channels along axis 1.
+        channels along axis 1, each with one number per position.
     """
     masked = {mask_name(site): site for site in sites}
     by_where = {node.input[0] for node in model.graph.node if node.op_type == "Where"}
-    plain = all(site.dtype == "float32" and site.channel_axis == 1 for site in sites)
+    plain = all(
+        site.dtype == "float32" and site.channel_axis == 1 and site.yields_one_number
+        for site in sites
+    )
     if not plain or not masked.keys() <= by_where:
         return None
     result = protos.copied(model)

@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto
 from repairkit.core import errors, filters, suite
 from repairkit.graph.coalitions.masking import mask_channels
 from repairkit.graph.kinds import layers
-from repairkit.graph.kinds.kind import Folded, Kind, SiteLayer, SiteSearch
+from repairkit.graph.kinds.kind import DENSE_UNITS, MLP_UNITS, Folded, Kind, SiteLayer, SiteSearch
 from repairkit.graph.protos import (
     STANDARD,
     ConstantArrays,
@@ -73,6 +73,10 @@ class ChannelLayer:
         places = (self.nodes.node, self.nodes.add, self.nodes.norm)
         read = (self.index.nodes[place] for place in places if place is not None)
         return {name for node in read for name in node.input if name}
+
+    @property
+    def is_exact(self) -> bool:
+        return True
 
     def bias_levels(self) -> NDArray[np.float32]:
         """BatchNorm's beta, else the bias."""
@@ -355,10 +359,13 @@ def _why_not(search: SiteSearch, position: int) -> str:
         return "it does not depend on the image"
     if not any(o in search.judged for o in node.output):
         return "it does not lead to the output that is judged"
-    if node.op_type in layers.DENSE and not search.dense:
+    if node.op_type in layers.DENSE and DENSE_UNITS not in search.include:
         if all(name in index.fed for name in node.input[:2]):
             return "a product of two activations has no filters"
-        return "dense units are sites only with --include dense"
+        if MLP_UNITS not in search.include:
+            return "dense units are sites only with --include dense"
+        if not layers.is_hidden(position, index):
+            return "no activation and no further dense layer follows, so it is no hidden layer"
     return ""
 
 

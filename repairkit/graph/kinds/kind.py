@@ -20,6 +20,10 @@ from onnx import ModelProto
 from repairkit.core import filters, suite
 from repairkit.graph.protos import ConstantArrays, GraphIndex
 
+DENSE_UNITS, HEAD_UNITS, MLP_UNITS = FURTHER = ("dense", "heads", "mlp")
+"""Kinds of sites that must be asked for: all dense units; heads of attentions; hidden dense units,
+which stand in front of an activation and another dense layer."""
+
 # What a search finds
 
 
@@ -32,8 +36,8 @@ class SiteSearch:
         names: the layer name of every node.
         judged: tensors on which the judged outputs depend.
         last_layers: positions of the layers that make the outputs.
-        ranks: the rank of tensors, as far as it is needed and known.
-        dense: whether dense units are sites.
+        sizes: of tensors for two images at once, as far as they are needed and known.
+        include: further kinds of sites that are wanted, some of `FURTHER`.
         behind_activation: whether filters are read behind the activation that follows.
     """
 
@@ -41,13 +45,18 @@ class SiteSearch:
     names: Sequence[str]
     judged: Collection[str]
     last_layers: Collection[int]
-    ranks: Mapping[str, int]
-    dense: bool
+    sizes: Mapping[str, Sequence[int | None]]
+    include: Collection[str]
     behind_activation: bool
 
     @property
     def index(self) -> GraphIndex:
         return self.constants.index
+
+    @property
+    def ranks(self) -> Mapping[str, int]:
+        """The rank of tensors, as far as it is known."""
+        return {name: len(sizes) for name, sizes in self.sizes.items()}
 
 
 class SiteLayer(Protocol):
@@ -59,6 +68,10 @@ class SiteLayer(Protocol):
     @property
     def tensors(self) -> set[str]:
         """The tensors that the layer's nodes read and that baking may replace."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a frozen filter yields its constant to the last bit."""
 
     def bias_levels(self) -> suite.Array:
         """What the filters yield for a response of zero, in the site's `level_shape`."""
@@ -160,11 +173,13 @@ class Kind:
     Attributes:
         operators: the operators whose layers it knows, those included that cannot be frozen.
         find: the layer at a node of one of these operators; or the reason why it is no site; or
-            None where the node is no layer of this kind after all.
+            None where the node is no layer of this kind after all, and the next kind is asked.
+        named: the kind of its sites; empty where that is the operator.
         mask: a copy of a model with a mask input for each of some sites, whose filters yield their
             means where the mask is false.
     """
 
     operators: frozenset[str]
     find: Callable[[SiteSearch, int], SiteLayer | str | None]
+    named: str = ""
     mask: Callable[[ModelProto, Sequence[filters.Site], filters.FilterMeans], ModelProto]

@@ -34,6 +34,15 @@ DENSE_ON_CODES = ("MatMulInteger", "QLinearMatMul", "QGemm", "MatMulIntegerToFlo
 # Behind these activations a filter yields the level at which the activation's input is frozen, if
 # the level lies between these bounds: there they leave numbers as they are.
 _IDENTITY_BOUNDS = {"Relu": (0.0, np.inf), "Clip": (-np.inf, np.inf), "LeakyRelu": (0.0, np.inf)}
+# What an activation is made of: nodes that bend, and nodes between them.
+_BENDING = frozenset(
+    {
+        "Celu", "Clip", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish",
+        "PRelu", "Pow", "QuickGelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Swish",
+        "Tanh", "ThresholdedRelu",
+    }
+)  # fmt: skip
+_ARITHMETIC = frozenset({"Add", "Cast", "Div", "Dropout", "Identity", "Mul", "Sub"})
 _X_SCALE, _KERNEL_SCALE, _SCALE, _ZERO = 1, 4, 6, 7  # inputs of QLinearConv
 
 
@@ -386,6 +395,27 @@ def _with_activation(layer: LayerNodes, index: GraphIndex) -> LayerNodes:
     if node.op_type in _IDENTITY_BOUNDS and known:
         return replace(layer, activation=reader.node)
     return layer
+
+
+def is_hidden(position: int, index: GraphIndex) -> bool:
+    """Whether a dense layer is a hidden one: an activation and another dense layer follow it.
+
+    The activation may be made of several nodes, as GELU is (x / 2 (1 + erf(x / sqrt(2)))).
+    """
+    seen, bent = {str(index.nodes[position].output[0])}, False
+    for node in index.nodes[position + 1 :]:
+        if not any(name in seen for name in node.input):
+            continue
+        if node.op_type in DENSE:
+            return bent and node.input[0] in seen and node.input[1] in index.constant
+        if node.op_type in _BENDING:
+            bent = True
+        elif node.op_type not in _ARITHMETIC:
+            return False
+        if any(name in index.fed and name not in seen for name in node.input):
+            return False
+        seen.update(node.output)
+    return False
 
 
 def activation_bounds(node: NodeProto, constants: ConstantArrays) -> tuple[float, float]:

@@ -10,22 +10,43 @@ import numpy as np
 from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core import errors, filters
+from repairkit.graph.kinds.attention import HEADS
 from repairkit.graph.kinds.channels import CHANNELS
 from repairkit.graph.kinds.heads import head_layers, is_product
-from repairkit.graph.kinds.kind import LeftOut, SiteLayer, SiteSearch, Survey
+from repairkit.graph.kinds.kind import (
+    DENSE_UNITS,
+    FURTHER,
+    HEAD_UNITS,
+    LeftOut,
+    SiteLayer,
+    SiteSearch,
+    Survey,
+)
 from repairkit.graph.kinds.layers import DENSE_ON_CODES
 from repairkit.graph.kinds.trees import TREES
-from repairkit.graph.protos import GraphIndex, inner_nodes, layer_names, with_open_sizes
+from repairkit.graph.protos import (
+    GraphIndex,
+    dims_of,
+    inner_nodes,
+    layer_names,
+    with_open_sizes,
+)
+from repairkit.graph.sizes import Sizes, sizes_of
 from repairkit.graph.stored.constants import Constants
 
-KINDS = (TREES, CHANNELS)
-"""All kinds, in the order in which their masks are put into a model."""
+KINDS = (TREES, HEADS, CHANNELS)
+"""All kinds, in the order in which they are asked, and their masks are put into a model."""
 
-_KIND_OF = {operator: kind for kind in KINDS for operator in kind.operators}
+_KIND_OF = {
+    name: kind for kind in KINDS for name in ([kind.named] if kind.named else kind.operators)
+}
+_OPERATORS = frozenset[str]().union(*(kind.operators for kind in KINDS))
+_SOME_IMAGES = 2
 _UNSUPPORTED = {
     "DeformConv": "a deformable convolution cannot be frozen yet",
     "FusedConv": "a convolution fused by a runtime; use the model it was made from",
     "NhwcConv": "a convolution fused by a runtime; use the model it was made from",
+    "Attention": "its heads cannot be frozen; export with an opset below 23",
     **dict.fromkeys(DENSE_ON_CODES, "a dense layer on integer codes cannot be frozen"),
 }
 
@@ -88,7 +109,7 @@ def survey(
         output: the output that is judged; layers that do not lead to it are left out. None judges
             all outputs.
         at: `pre-activation`, or `activation` to read filters behind the activation that follows.
-        include: `dense` adds `Gemm` and `MatMul` layers.
+        include: some of `FURTHER`.
 
     Raises:
         SettingsError: an unknown output, level or kind.
@@ -101,8 +122,8 @@ def survey(
         names=layer_names(index),
         judged=index.leading_to(outputs),
         last_layers=head_layers(index, outputs),
-        ranks=_ranks(model) if "dense" in include else {},
-        dense="dense" in include,
+        sizes=_sizes(model, include),
+        include=frozenset(include),
         behind_activation=at == "activation",
     )
     layers: dict[str, SiteLayer] = {}
@@ -119,8 +140,9 @@ def survey(
 def _layer_at(search: SiteSearch, position: int) -> SiteLayer | str | None:
     """The layer at a node, a reason why it is no site, or None where the node is no layer."""
     node = search.index.nodes[position]
-    kind = _KIND_OF.get(node.op_type)
-    if kind is not None:
+    for kind in KINDS:
+        if node.op_type not in kind.operators:
+            continue
         try:
             layer = kind.find(search, position)
         except errors.ModelError as error:
@@ -133,18 +155,18 @@ def _layer_at(search: SiteSearch, position: int) -> SiteLayer | str | None:
     return reason
 
 
-def _ranks(model: ModelProto) -> dict[str, int]:
-    """The rank of every tensor for which shape inference finds one."""
+def _sizes(model: ModelProto, include: Sequence[str]) -> Sizes:
+    """Sizes of tensors, as far as the kinds that are wanted need them."""
+    if HEAD_UNITS in include:
+        return sizes_of(model, _SOME_IMAGES)
+    if not include:
+        return {}
     try:
         inferred = shape_inference.infer_shapes(with_open_sizes(model), data_prop=True)
     except (ValueError, RuntimeError, shape_inference.InferenceError):
         return {}  # a model over 2 GB, or one that contradicts itself
     values = (*inferred.graph.value_info, *inferred.graph.output)
-    return {
-        v.name: len(v.type.tensor_type.shape.dim)
-        for v in values
-        if v.type.tensor_type.HasField("shape")
-    }
+    return {v.name: dims for v in values if (dims := dims_of(v)) is not None}
 
 
 def _check_settings(index: GraphIndex, output: str | None, at: str, include: Sequence[str]) -> None:
@@ -157,8 +179,15 @@ def _check_settings(index: GraphIndex, output: str | None, at: str, include: Seq
             f"sites cannot be at {at!r}; choose pre-activation or activation"
         )
     for kind in include:
-        if kind != "dense":
-            raise errors.SettingsError(f"cannot include {kind!r}; the only further kind is dense")
+        if kind not in FURTHER:
+            raise errors.SettingsError(
+                f"cannot include {kind!r}; further kinds are {', '.join(FURTHER)}"
+            )
+    if DENSE_UNITS in include and len(set(include)) > 1:
+        raise errors.SettingsError(
+            "dense units are those of MLPs and the values of heads, too; include dense alone, or "
+            "heads and mlp"
+        )
 
 
 def _foreign(node: NodeProto, index: GraphIndex) -> str | None:
@@ -185,7 +214,7 @@ def _hidden_layers(index: GraphIndex) -> list[LeftOut]:
     return [
         LeftOut(n.name or n.output[0], n.op_type, reason)
         for n, reason in inner
-        if n.op_type in _KIND_OF or n.op_type in _UNSUPPORTED
+        if n.op_type in _OPERATORS or n.op_type in _UNSUPPORTED
     ]
 
 

@@ -38,6 +38,10 @@ class TreeLayer:
         yields = self.trees.table[self.trees.tree_of_leaf == tree]
         return None if (yields != yields[:1]).any() else filters.constant_of(yields[0])
 
+    @property
+    def is_exact(self) -> bool:
+        return True
+
     def bias_levels(self) -> suite.Array:
         """A tree has no bias, and yields zero."""
         return np.zeros(self.site.level_shape, np.float32)

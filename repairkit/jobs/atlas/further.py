@@ -20,8 +20,8 @@ def dreams_of(bench: Bench, filters: Sequence[Filter]) -> Dreams:
     Raises:
         ModelError: ONNX Runtime fails on the model.
     """
-    in_tensor = {site.name for site in bench.roster.sites if site.in_tensor}
-    wanted = [filter for filter in filters if filter.site in in_tensor]
+    with_maps = {site.name for site in bench.roster.sites if site.yields_one_number}
+    wanted = [filter for filter in filters if filter.site in with_maps]
     if not wanted or bench.image_size is None:
         return Dreams(notes=("there are no dreams: the model takes no images",))
     try:

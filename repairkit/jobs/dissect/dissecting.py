@@ -100,7 +100,7 @@ def dissect(
             f"{plan.draw_to}: holds concept images already; choose another place with --draw-to"
         )
     bench = _bench(subject, settings)
-    sites = [site for site in bench.roster.sites if site.in_tensor]
+    sites = [site for site in bench.roster.sites if site.yields_one_number]
     if not sites:
         raise errors.ModelError(
             f"{subject.file.path}: its filters are trees, which respond at no place and to no "

@@ -87,4 +87,4 @@ def _stacked(maps: Sequence[NDArray[np.float32]], copies: RandomCopies) -> NDArr
 
 def has_maps(site: Site) -> bool:
     """Whether the filters of a site respond at places with a height and a width."""
-    return site.in_tensor and site.rank == _IMAGE_RANK
+    return site.yields_one_number and site.rank == _IMAGE_RANK

@@ -136,10 +136,10 @@ def _check(bench: Bench, filters: Sequence[Filter]) -> None:
     sites = {site.name: site for site in bench.roster.sites}
     for wanted in filters:
         bench.roster.column(wanted)
-        if not sites[wanted.site].in_tensor:
+        if not sites[wanted.site].yields_one_number:
             raise errors.SettingsError(
-                f"{wanted.id} is a tree, and trees have no dreams; name channels of a network that "
-                "takes images"
+                f"{wanted.id} yields several numbers, and only channels have dreams; "
+                "name channels of a network that takes images"
             )
 
 

@@ -96,7 +96,7 @@ class Suffixes:
         tolerance: float,
     ) -> None:
         self._opened, self._images, self._tolerance = opened, images, tolerance
-        self._sites = [site for site in sites if site.in_tensor]
+        self._sites = [site for site in sites if site.yields_one_number]
 
     @cached_property
     def _anatomy(self) -> Anatomy:

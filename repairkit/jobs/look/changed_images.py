@@ -157,7 +157,7 @@ def with_responses(
         ModelError: ONNX Runtime fails on the model or the images.
     """
     sites = {site.name: site for site in bench.roster.sites}
-    told = [f for f in frozen[:_MOST_FILTERS] if sites[f.filter.site].in_tensor]
+    told = [f for f in frozen[:_MOST_FILTERS] if sites[f.filter.site].yields_one_number]
     rows = [image["row"] for image in changed["images"]]
     if not told or not rows:
         return {**changed, "images": [{**image, "frozen": []} for image in changed["images"]]}
@@ -165,7 +165,7 @@ def with_responses(
     place = {row: position for position, row in enumerate(suite.indices.tolist())}
     shown = suite.take(np.array([place[row] for row in rows], np.intp))
     wanted = [each.filter for each in told]
-    tapped = [site for site in bench.roster.sites if site.in_tensor]
+    tapped = [site for site in bench.roster.sites if site.yields_one_number]
     means = measure_responses(bench.working.opened, tapped, wanted, shown).means
     images = []
     for position, image in enumerate(changed["images"]):

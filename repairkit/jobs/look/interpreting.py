@@ -145,9 +145,9 @@ def _responses(
 ) -> activations.Responses | None:
     """The responses; None for trees, which respond at no place in an image."""
     sites = [s for s in bench.roster.sites if s.name in {f.site for f in filters}]
-    if not filters or not all(site.in_tensor for site in sites):
+    if not filters or not all(site.yields_one_number for site in sites):
         return None
-    tapped = [site for site in bench.roster.sites if site.in_tensor]
+    tapped = [site for site in bench.roster.sites if site.yields_one_number]
     return activations.measure_responses(bench.working.opened, tapped, filters, suite)
 
 

@@ -233,7 +233,8 @@ def _proofs(
         proofs.append(prove_head(whole, frozen, patch.head, images, feeds=feeds))
     if patch.frozen:
         instrumented, masks = _masked(subject.model, surveyed, patch)
-        tolerance = _ROUNDED_ELSEWHERE if any(f.gain for f in patch.frozen) else 0.0
+        exact = all(not f.gain and surveyed.layers[f.filter.site].is_exact for f in patch.frozen)
+        tolerance = 0.0 if exact else _ROUNDED_ELSEWHERE
         proofs.append(
             prove(
                 frozen,

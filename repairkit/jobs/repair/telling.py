@@ -204,7 +204,7 @@ def _rounding(bench: Bench, patch: filters.Patch) -> list[Story]:
     `step` is the scale of a site of integer codes, None at the others.
     """
     # The leaves of trees hold means as they are, but for the last bits.
-    scales = {site.name: site.scale for site in bench.roster.sites if site.in_tensor}
+    scales = {site.name: site.scale for site in bench.roster.sites if site.yields_one_number}
     rows = []
     for frozen in patch.frozen:
         if frozen.filter.site not in scales:

@@ -151,7 +151,7 @@ def test_trees_have_no_dreams(tmp_path: Path) -> None:
     path = tmp_path / "trees.onnx"
     onnx.save(made.model, path)
     bench = prepare_unjudged(read_subject(path), Settings(absent="zero"))
-    with pytest.raises(SettingsError, match="is a tree, and trees have no dreams"):
+    with pytest.raises(SettingsError, match="only channels have dreams"):
         dream_filters(bench, bench.roster.filters[:1], QUICK)
 
 

@@ -99,7 +99,7 @@ class JobKeywords(TypedDict, total=False):
         inputs: what further inputs are fed with, by their names.
         sites: patterns of sites; all if left out.
         sites_at: `pre-activation` or `post-activation`.
-        include: further kinds of sites.
+        include: further kinds of sites: `dense`, or `heads` and `mlp`.
         absent: what an absent filter yields: `mean`, `zero` or `bias`.
         device: `auto`, `cpu` or `cuda`.
         tf32: evaluate coalitions in fewer bits on a GPU.

@@ -12,6 +12,7 @@ them: numbers of units are moved as the nodes would move the units.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +20,22 @@ from onnx import NodeProto
 
 from repairkit.core import filters, suite
 from repairkit.graph.kinds import layers
-from repairkit.graph.kinds.channels import CHANNELS, ChannelLayer
-from repairkit.graph.kinds.kind import HEAD_UNITS, Kind, SiteLayer, SiteSearch
+from repairkit.graph.kinds.kind import HEADS, Kind, Mask, SiteLayer, SiteSearch
 from repairkit.graph.protos import GraphIndex, int_attribute, ints_attribute
 
-HEADS_OF = "AttentionHeads"
+ATTENTION_HEADS = "AttentionHeads"
 """The kind of the sites; not an operator."""
 _HEAD_AXIS, _TOKEN_AXIS, _VALUE_AXIS = 1, 2, 3
 _RANK = 4
 _PASSING = ("Identity", "Cast", "Dropout")
 _SHAPING = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 Units = NDArray[np.intp]
+LayerAt = Callable[[SiteSearch, int], SiteLayer | str]
 
 
 @dataclass(frozen=True, eq=False)
-class HeadLayer:
-    """The heads of one attention; see `SiteLayer`.
+class AttentionLayer:
+    """One attention, whose filters are its heads; see `SiteLayer`.
 
     Attributes:
         site: its tensor is what the heads yield, (images, heads, positions, values).
@@ -43,7 +44,7 @@ class HeadLayer:
     """
 
     site: filters.Site
-    projection: ChannelLayer
+    projection: SiteLayer
     units: Units
 
     @property
@@ -98,7 +99,7 @@ class HeadLayer:
         return False if False in held else None if None in held else True
 
     def frozen_since(self, before: SiteLayer) -> list[filters.FrozenFilter]:
-        assert isinstance(before, HeadLayer)  # an equal site is of the same kind
+        assert isinstance(before, AttentionLayer)  # an equal site is of the same kind
         now = {f.filter.channel: f for f in self.projection.frozen_since(before.projection)}
         return [
             filters.FrozenFilter(
@@ -119,10 +120,21 @@ class HeadLayer:
 # Finding
 
 
-def _find(search: SiteSearch, position: int) -> HeadLayer | str | None:
+def attentions(layer_at: LayerAt, mask: Mask) -> Kind:
+    """The kind whose filters are heads.
+
+    Args:
+        layer_at: the dense layer at a node, or why its units cannot be frozen.
+        mask: of sites that lie in their tensors.
+    """
+    find = partial(_find, layer_at=layer_at)
+    return Kind(operators=frozenset({"MatMul"}), named=ATTENTION_HEADS, find=find, mask=mask)
+
+
+def _find(search: SiteSearch, position: int, *, layer_at: LayerAt) -> AttentionLayer | str | None:
     """The heads whose values are summed at a node; None where they are none, or are no sites."""
     node, index = search.index.nodes[position], search.index
-    if HEAD_UNITS not in search.include or not _is_weighted_sum(node, index):
+    if HEADS not in search.include or not _is_weighted_sum(node, index):
         return None
     if not any(o in search.judged for o in node.output):
         return "it does not lead to the output that is judged"
@@ -132,29 +144,28 @@ def _find(search: SiteSearch, position: int) -> HeadLayer | str | None:
             "its heads are no axis of their own, or the sizes of its tensors are not known; export "
             "the model with images of a fixed size"
         )
-    traced = _Tracing(search).units(str(node.input[1]))
+    traced = _Tracing(search, layer_at).units(str(node.input[1]))
     if isinstance(traced, str):
         return traced
-    layer, units = traced
+    projection, units = traced
     if units.ndim != _RANK:
         return f"its values have {units.ndim} axes; {_RANK} were expected"
     by_head = units[0, :, 0, :]
     if (units != by_head[None, :, None, :]).any() or len(np.unique(by_head)) != by_head.size:
         return "the values of a head are not units of one layer, the same at each position"
-    projection = ChannelLayer(_dense_site(search, layer), layer, search.constants)
     site = filters.Site(
         name=search.names[position],
-        kind=HEADS_OF,
+        kind=ATTENTION_HEADS,
         tensor=tensor,
         node=node.name,
         channel_axis=_HEAD_AXIS,
         n_channels=len(by_head),
         rank=_RANK,
-        dtype=layer.dtype,
+        dtype=projection.site.dtype,
         n_values=by_head.shape[1],
         value_axis=_VALUE_AXIS,
     )
-    return HeadLayer(site, projection, by_head)
+    return AttentionLayer(site, projection, by_head)
 
 
 def _is_weighted_sum(node: NodeProto, index: GraphIndex) -> bool:
@@ -172,26 +183,14 @@ def _is_weighted_sum(node: NodeProto, index: GraphIndex) -> bool:
     return False
 
 
-def _dense_site(search: SiteSearch, layer: layers.LayerNodes) -> filters.Site:
-    return filters.Site(
-        name=search.names[layer.node],
-        kind=layer.kind,
-        tensor=layer.tensor(search.index),
-        node=search.index.nodes[layer.node].name,
-        channel_axis=layer.channel_axis,
-        n_channels=layer.n_channels,
-        rank=layer.rank,
-        dtype=layer.dtype,
-    )
-
-
 @dataclass(frozen=True)
 class _Tracing:
     """Which unit of a dense layer each number of a tensor is."""
 
     search: SiteSearch
+    layer_at: LayerAt
 
-    def units(self, tensor: str) -> tuple[layers.LayerNodes, Units] | str:
+    def units(self, tensor: str) -> tuple[SiteLayer, Units] | str:
         """The layer, and an array of the tensor's shape; or why that cannot be told."""
         index = self.search.index
         if tensor not in index.producers:
@@ -212,7 +211,7 @@ class _Tracing:
             return f"what {node.op_type} does to its values is computed at run time"
         return before[0], moved
 
-    def _layer(self, tensor: str, position: int) -> layers.LayerNodes | str | None:
+    def _layer(self, tensor: str, position: int) -> SiteLayer | str | None:
         """The dense layer that makes a tensor, or why its units cannot be frozen."""
         index = self.search.index
         start = position
@@ -221,20 +220,16 @@ class _Tracing:
             start = index.producers.get(fed, position)
         if index.nodes[start].op_type not in layers.DENSE:
             return None
-        layer = layers.read_layer(
-            start, self.search.constants, self.search.ranks, behind_activation=False
-        )
-        if not isinstance(layer, str) and layer.tensor(index) != tensor:
+        layer = self.layer_at(self.search, start)
+        if not isinstance(layer, str) and layer.site.tensor != tensor:
             return "its values are not all that their projection makes"
         return layer
 
-    def _all_units(
-        self, layer: layers.LayerNodes, tensor: str
-    ) -> tuple[layers.LayerNodes, Units] | str:
-        shape = self.shape(tensor)
-        if shape is None or shape[-1] != layer.n_channels:
+    def _all_units(self, layer: SiteLayer, tensor: str) -> tuple[SiteLayer, Units] | str:
+        shape, n_units = self.shape(tensor), layer.site.n_channels
+        if shape is None or shape[-1] != n_units:
             return "the sizes of its tensors are not known; export with images of a fixed size"
-        return layer, np.broadcast_to(np.arange(layer.n_channels, dtype=np.intp), shape)
+        return layer, np.broadcast_to(np.arange(n_units, dtype=np.intp), shape)
 
     def shape(self, tensor: str) -> tuple[int, ...] | None:
         """The sizes of a tensor for a batch of a few images; None where one is not known."""
@@ -300,5 +295,3 @@ _MOVES: Mapping[str, Callable[[_Tracing, NodeProto, Units, str], Units | None]] 
     "Slice": _sliced,
     "Gather": _gathered,
 }
-
-HEADS = Kind(operators=frozenset({"MatMul"}), named=HEADS_OF, find=_find, mask=CHANNELS.mask)

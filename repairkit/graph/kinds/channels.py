@@ -330,6 +330,11 @@ def _find(search: SiteSearch, position: int) -> ChannelLayer | str:
         reason = "it makes the model's output"
     if reason:
         return reason
+    return layer_at(search, position)
+
+
+def layer_at(search: SiteSearch, position: int) -> ChannelLayer | str:
+    """The layer at a node wherever it stands, or why its filters cannot be frozen."""
     nodes = layers.read_layer(
         position, search.constants, search.ranks, behind_activation=search.behind_activation
     )

@@ -20,7 +20,7 @@ from onnx import ModelProto
 from repairkit.core import filters, suite
 from repairkit.graph.protos import ConstantArrays, GraphIndex
 
-DENSE_UNITS, HEAD_UNITS, MLP_UNITS = FURTHER = ("dense", "heads", "mlp")
+DENSE_UNITS, HEADS, MLP_UNITS = FURTHER = ("dense", "heads", "mlp")
 """Kinds of sites that must be asked for: all dense units; heads of attentions; hidden dense units,
 which stand in front of an activation and another dense layer."""
 
@@ -165,6 +165,8 @@ class Survey:
 
 # What a kind is
 
+Mask = Callable[[ModelProto, Sequence[filters.Site], filters.FilterMeans], ModelProto]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -182,4 +184,4 @@ class Kind:
     operators: frozenset[str]
     find: Callable[[SiteSearch, int], SiteLayer | str | None]
     named: str = ""
-    mask: Callable[[ModelProto, Sequence[filters.Site], filters.FilterMeans], ModelProto]
+    mask: Mask

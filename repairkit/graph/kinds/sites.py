@@ -10,13 +10,13 @@ import numpy as np
 from onnx import ModelProto, NodeProto, shape_inference
 
 from repairkit.core import errors, filters
-from repairkit.graph.kinds.attention import HEADS
-from repairkit.graph.kinds.channels import CHANNELS
+from repairkit.graph.kinds.attention import attentions
+from repairkit.graph.kinds.channels import CHANNELS, layer_at
 from repairkit.graph.kinds.heads import head_layers, is_product
 from repairkit.graph.kinds.kind import (
     DENSE_UNITS,
     FURTHER,
-    HEAD_UNITS,
+    HEADS,
     LeftOut,
     SiteLayer,
     SiteSearch,
@@ -34,7 +34,7 @@ from repairkit.graph.protos import (
 from repairkit.graph.sizes import Sizes, sizes_of
 from repairkit.graph.stored.constants import Constants
 
-KINDS = (TREES, HEADS, CHANNELS)
+KINDS = (TREES, attentions(layer_at, CHANNELS.mask), CHANNELS)
 """All kinds, in the order in which they are asked, and their masks are put into a model."""
 
 _KIND_OF = {
@@ -157,7 +157,7 @@ def _layer_at(search: SiteSearch, position: int) -> SiteLayer | str | None:
 
 def _sizes(model: ModelProto, include: Sequence[str]) -> Sizes:
     """Sizes of tensors, as far as the kinds that are wanted need them."""
-    if HEAD_UNITS in include:
+    if HEADS in include:
         return sizes_of(model, _SOME_IMAGES)
     if not include:
         return {}

@@ -62,7 +62,7 @@ class Settings:
             calibration images if None.
         sites: patterns of site names; all sites if empty.
         sites_at: `pre-activation` or `activation`.
-        include: further kinds of sites (`dense`).
+        include: further kinds of sites (`dense`, or `heads` and `mlp`).
         absent: what an absent filter yields: `mean`, `zero` or `bias`.
         device: `auto`, `cpu` or `cuda`.
         tf32: let a CUDA device round the factors of products to 10 bits, for coalitions alone.

@@ -121,5 +121,5 @@ def test_unknown_outputs_levels_and_kinds_are_refused() -> None:
         survey(model, output="x")
     with pytest.raises(SettingsError, match="choose pre-activation or activation"):
         survey(model, at="somewhere")
-    with pytest.raises(SettingsError, match="the only further kind is dense"):
+    with pytest.raises(SettingsError, match="further kinds are dense, heads, mlp"):
         survey(model, include=["attention"])

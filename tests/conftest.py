@@ -39,6 +39,7 @@ LONG = (
     "jobs/export",
     "jobs/owners",
     "jobs/proof/test_outside.py",
+    "jobs/repair/aims/test_ways_to_mark.py",
     "jobs/repair/cures",
     "jobs/repair/test_remove_top.py",
     "jobs/score/test_small_first.py",

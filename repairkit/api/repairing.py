@@ -28,6 +28,7 @@ from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.proof import undoing, verifying
 from repairkit.jobs.repair import objective, patching, repair_settings
+from repairkit.jobs.repair.aims import marking
 from repairkit.jobs.repair.patched import Patched
 from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.setup.preparing import read_any, with_inputs
@@ -71,12 +72,15 @@ class PatchKeywords(JobKeywords, total=False):
         trigger: an image file of the trigger, to be put on clean images.
         mask: an image file, white where the trigger lies; its transparency if left out.
         target_class: the class that the trigger gives; the one most often given if left out.
+        fix: images that the model gets wrong: a column, "COLUMN=VALUE", or a list of images.
+        mend: share of the wrong images of `fix` that must be mended; 0.6 if left out.
+        forget: a class that is to be recognised no longer.
         remove: ids of filters to freeze, whatever their values.
         remove_top: how many filters of highest value of the run in `scores` to freeze.
         scores: a run folder whose values rank the candidates.
-        at_most: largest number of frozen filters; 8 if left out.
-        max_drop: overall accuracy that may be lost, in [0, 1]; 0.01 if left out, and 0.05 with
-            `backdoor`.
+        at_most: largest number of frozen filters; 8 if left out, with `forget` 24.
+        max_drop: overall accuracy that may be lost, or with `fix` or `forget` that of all other
+            images, in [0, 1]; 0.01 if left out, with `fix` 0.005, with `backdoor` 0.05.
         max_group_drop: accuracy that a group may lose, in [0, 1]; 0.05 if left out.
         objective: the metric to improve, in place of `fairness`: a name or a function.
         targets: figures to reach, such as "worst_group_accuracy>=0.8".
@@ -109,10 +113,13 @@ class PatchKeywords(JobKeywords, total=False):
     trigger: str | Path | None
     mask: str | Path | None
     target_class: str | int | None
+    fix: str | Path | None
+    mend: float
+    forget: str | None
     remove: Sequence[str]
     remove_top: int | None
     scores: str | Path | None
-    at_most: int
+    at_most: int | None
     max_drop: float | None
     max_group_drop: float
     objective: Metric | None
@@ -168,6 +175,8 @@ def patch(
     choices: dict[str, Any] = {
         k: v for k, v in more.items() if k not in _CONVERTED | JobKeywords.__annotations__.keys()
     }
+    fix = more.get("fix")
+    choices["fix"] = None if fix is None else marking.images_to_fix(fix)
     choices["objective"] = next(iter(metric_names(more.get("objective"))), None)
     scores, transfers = more.get("scores"), more.get("transfers", ())
     plan = repair_settings.PatchSettings(

@@ -22,7 +22,7 @@ class Dataset:
     were read, `left_out` which parts of the source were not read and why. Where `labelled` is
     false, no labels were read, and those of `annotations` are all 0.
     `further` and `constants` are for the model's other inputs, by name: a row per image, or one
-    array for all.
+    array for all. `paths` are those of image files, as the source has them; empty without files.
     """
 
     images: ImageSource
@@ -35,6 +35,7 @@ class Dataset:
     labelled: bool = True
     further: Mapping[str, ImageSource] = field(default_factory=dict)
     constants: Mapping[str, Array] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,8 @@ class Records:
     `labels`, `split` and `attributes` are (n_images,), as they came; `labels` are None where none
     were asked for. `locate` names an image's place in the source for messages. `class_names` is
     given where the source itself numbers its classes. `load` reads the images: labels are checked
-    first, because that is quick. `left_out` says what was not read and why.
+    first, because that is quick. `left_out` says what was not read and why. `paths` are those of
+    image files, in a manifest as it writes them, in a folder relative to it.
     """
 
     labels: Array | None
@@ -66,6 +68,7 @@ class Records:
     left_out: tuple[str, ...] = ()
     further: Mapping[str, ImageSource] = field(default_factory=dict)
     constants: Mapping[str, Array] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
 
 
 def digest_records(records: Records, images_digest: str) -> str:

@@ -18,7 +18,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core import attacked, errors, suite
+from repairkit.core import attacked, errors, marked, suite
 from repairkit.core.process.text import clean, did_you_mean, listing
 from repairkit.data.dataset import Dataset
 
@@ -261,7 +261,7 @@ def _rows(dataset: Dataset, choices: Mapping[str, Choice], seed: int) -> dict[st
     rng = np.random.default_rng(seed)
     leading, place = attacked.leaders(pool)
     first = pool.take(leading)
-    drawn = draw_shares(first.labels, first.groups, list(shares.values()), rng)[place]
+    drawn = draw_shares(first.labels, cells_of(first), list(shares.values()), rng)[place]
     for position, name in enumerate(shares):
         rows[name] = np.flatnonzero(free)[drawn == position]
     if choices["calibration"].all_but_test:
@@ -340,6 +340,7 @@ def _sentence(
     sentence = ", ".join(f"{name}: {what}" for name, what in contents.items())
     if any(choice.drawn for choice in choices.values()):
         by = "label" if dataset.annotations.groups is None else "label and group"
+        by += " and mark" if marked.is_marked(dataset.annotations) else ""
         rest = " of the images in no named split" if named else ""
         sentence += f"; shares{rest} drawn by {by} with seed {seed}"
     if overlaps:
@@ -432,9 +433,20 @@ def thin(images: suite.Suite, most: int, seed: int) -> suite.Suite:
     return images.take(np.flatnonzero(drawn == 0))
 
 
+def cells_of(about: suite.Annotations) -> NDArray[np.int64] | None:
+    """The group of each image and whether it is to be fixed, as one number; None without either."""
+    if not marked.is_marked(about):
+        return about.groups
+    marks = marked.marks_of(about)
+    if about.groups is None:
+        return marks
+    return np.asarray(marks * (about.groups.max(initial=0) + 1) + about.groups)
+
+
 def strata_of(about: suite.Annotations) -> NDArray[np.int64]:
-    """The stratum of each image, (n_images,): its group, its class, whether it was made."""
-    groups = np.zeros(len(about), np.int64) if about.groups is None else about.groups
+    """The stratum of each image, (n_images,): its cell, its class, whether it was made."""
+    cells = cells_of(about)
+    groups = np.zeros(len(about), np.int64) if cells is None else cells
     labels = label_bins(about.labels)
     # Groups first: folds filled in this order hold their share of each group as a whole.
     return np.asarray((groups * (labels.max() + 1) + labels) * 2 + attacked.made(about), np.int64)
@@ -463,7 +475,7 @@ def split_selection(selection: suite.Suite, share: float, seed: int) -> Halves:
     about = selection.annotations
     rng = np.random.default_rng([seed, _SPLIT])
     drawn = attacked.with_twins(
-        about, draw_shares(about.labels, about.groups, [1 - share, share], rng)
+        about, draw_shares(about.labels, cells_of(about), [1 - share, share], rng)
     )
     choosing, confirming = (np.flatnonzero(drawn == half) for half in (0, 1))
     groups = np.zeros(len(selection), np.int64) if about.groups is None else about.groups

@@ -93,6 +93,7 @@ def read_data(data: Data, request: DataRequest) -> Dataset:
         labelled=request.with_labels,
         further=records.further,
         constants=records.constants,
+        paths=records.paths,
     )
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core import errors, metric, outputs, suite
+from repairkit.core import errors, marked, metric, outputs, suite
 from repairkit.core.process.text import clean
-from repairkit.metrics import group_metrics, image_metrics, robustness
+from repairkit.metrics import group_metrics, image_metrics, part_metrics, robustness
 from repairkit.metrics.definition import Case, Definition, bare_class_name
 from repairkit.metrics.robustness import check_targets
 from repairkit.metrics.user import user_metric
@@ -38,6 +38,14 @@ METRICS: tuple[Definition, ...] = (
     image_metrics.ACCURACY_OF_GROUP,
     image_metrics.LOSS_OF_GROUP,
     image_metrics.MEAN_ABSOLUTE_ERROR,
+    part_metrics.ACCURACY_TO_FIX,
+    part_metrics.ACCURACY_ELSEWHERE,
+    part_metrics.LOSS_TO_FIX,
+    part_metrics.LOSS_ELSEWHERE,
+    part_metrics.RECALL_LEFT,
+    part_metrics.FORGETTING_LOSS,
+    part_metrics.ACCURACY_OF_OTHERS,
+    part_metrics.LOSS_OF_OTHERS,
 )
 
 
@@ -142,6 +150,8 @@ def make_metric(
         number = _class_number(name, annotations, n_classes)
     if "attack" in definition.needs:
         check_targets(annotations, n_classes)
+    if "marks" in definition.needs:
+        marked.to_fix(annotations)
     if definition.needs & {"groups", "two groups"}:
         _check_groups(definition, name, annotations)
     if definition.takes == "GROUP":
@@ -209,7 +219,7 @@ def _class_number(name: str, annotations: suite.Annotations, n_classes: int) -> 
     if wanted.isdecimal() and int(wanted) < n_classes:
         return int(wanted)
     close = difflib.get_close_matches(wanted, annotations.class_names, 1)
-    hint = f"did you mean recall:{close[0]}? " if close else ""
+    hint = f"did you mean {close[0]!r}? " if close else ""
     raise errors.SettingsError(
         f"there is no class {wanted!r}; {hint}use a number from 0 to {n_classes - 1}"
         f"{_known(annotations)}"

@@ -122,8 +122,8 @@ def _no_images() -> errors.DataError:
     return errors.DataError("this part of the data holds no images; give it at least one")
 
 
-Need = Literal["classes", "numbers", "groups", "two groups", "attack"]
-"""Class labels, numbers as labels, groups, at least two of them, or the columns of an attack."""
+Need = Literal["classes", "numbers", "groups", "two groups", "attack", "marks"]
+"""Class labels, numbers as labels, groups, two of them, columns of an attack, or images to fix."""
 Weigh = Callable[[suite.Annotations], Weights]
 
 
@@ -158,7 +158,11 @@ class Definition:
         make: the metric for a model and data that meet its needs.
         needs: what model and data must have.
         takes: whether the name is followed by `:` and a class, a group or a floor.
-        searched_by: the metrics whose values tell best which filters harm it; itself if empty.
+        searched_by: the metrics whose values tell best which filters harm it; itself if empty. Like
+            `beside`, with `{}` for the class.
+        beside: the accuracy of the images that it leaves out, which a repair of it has to keep; the
+            overall accuracy if empty.
+        gives_up: whether a repair of it gives up the class: no group is judged by its images.
         shows_skill: whether a working model is surely better by it than one without filters.
     """
 
@@ -168,6 +172,8 @@ class Definition:
     needs: frozenset[Need] = frozenset({"classes"})
     takes: Literal["", "CLASS", "GROUP", "FLOOR"] = ""
     searched_by: tuple[str, ...] = ()
+    beside: str = ""
+    gives_up: bool = False
     shows_skill: bool = False
 
 
@@ -249,6 +255,28 @@ class LogLikelihoods:
         logs = self.form.log_probabilities(outputs)
         likelihoods: NDArray[np.float64] = logs[np.arange(len(logs)), annotations.labels]
         return likelihoods
+
+
+# The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
+_LEAST = 1e-45
+
+
+def log_likelihoods_of_others(
+    form: OutputForm, outputs: suite.Array, classes: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The log-likelihood that each image is not of the class given for it, (n_images,).
+
+    Taken from the scores themselves: by probabilities, a sure class would leave nothing.
+    """
+    scores = form.class_scores(outputs)
+    if "probabilit" in form.kind:
+        scores = np.log(np.maximum(scores, _LEAST))
+    with np.errstate(invalid="ignore", over="ignore"):
+        likely = np.exp(scores - scores.max(axis=1, keepdims=True))
+        whole = likely.sum(axis=1)
+        likely[np.arange(len(scores)), classes] = 0.0
+        logs = np.log(np.maximum(likely.sum(axis=1), _LEAST) / whole)
+    return np.where(np.isnan(logs), LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
 
 
 @dataclass(frozen=True)

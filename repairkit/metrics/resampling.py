@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core import attacked, results, suite
+from repairkit.core import attacked, marked, results, suite
 from repairkit.core.metric import Metric, ScoreImages
 from repairkit.core.outputs import OutputForm
 from repairkit.metrics.definition import GroupMetric, Tally, count_draws
@@ -112,10 +112,10 @@ def figures_with_intervals(
 
 
 def strata_by_group(annotations: suite.Annotations) -> NDArray[np.int64]:
-    """The stratum of each image, (n_images,): its group, and whether an attack made it."""
-    strata = annotations.groups
-    if strata is None:
-        strata = np.zeros(len(annotations), np.int64)
+    """The stratum of each image, (n_images,): its group, an attack's work or not, to fix or not."""
+    strata = marked.marks_of(annotations)
+    if annotations.groups is not None:
+        strata = strata * (annotations.groups.max(initial=0) + 1) + annotations.groups
     if attacked.is_attacked(annotations):
         strata = 2 * strata + attacked.adversarial(annotations)
     return strata

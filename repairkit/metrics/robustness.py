@@ -17,8 +17,6 @@ from repairkit.core import attacked, errors, metric, suite
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
 from repairkit.metrics import definition
 
-# The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
-_LEAST = 1e-45
 _ATTACKED: frozenset[definition.Need] = frozenset({"classes", "attack"})
 
 
@@ -75,20 +73,9 @@ class Persuasion:
         of_class = self.form.log_probabilities(outputs)[rows, annotations.labels]
         made = attacked.adversarial(annotations)
         targets = np.where(made, annotations.attributes[attacked.TARGET], 0)
-        likely: NDArray[np.float64] = np.where(made, self._of_others(outputs, targets), of_class)
+        of_others = definition.log_likelihoods_of_others(self.form, outputs, targets)
+        likely: NDArray[np.float64] = np.where(made, of_others, of_class)
         return 0.0 - likely
-
-    def _of_others(self, outputs: suite.Array, targets: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Taken from the scores themselves: by probabilities, a sure target would leave nothing."""
-        scores = self.form.class_scores(outputs)
-        if "probabilit" in self.form.kind:
-            scores = np.log(np.maximum(scores, _LEAST))
-        with np.errstate(invalid="ignore", over="ignore"):
-            likely = np.exp(scores - scores.max(axis=1, keepdims=True))
-            whole = likely.sum(axis=1)
-            likely[np.arange(len(scores)), targets] = 0.0
-            logs = np.log(np.maximum(likely.sum(axis=1), _LEAST) / whole)
-        return np.where(np.isnan(logs), LOG_FLOOR, np.clip(logs, LOG_FLOOR, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

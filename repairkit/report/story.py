@@ -17,6 +17,8 @@ from repairkit.report import wording
 ONE_IN = 40
 """One group in so many is named by chance, at the most."""
 _NAMED = 3
+_BESIDE = ("accuracy_elsewhere", "accuracy_of_others:")
+_HALF = 0.5  # the balanced accuracy of guessing
 _MANY = 20
 _MOST_NAMED = 8
 _HEADS = {"bias": "class biases", "last-layer": "weights"}
@@ -124,19 +126,21 @@ def _undefined(document: wording.Document) -> dict[str, str]:
 
 
 def _price(objective: str, differences: wording.Document) -> str:
-    """What became of overall accuracy, where that is not the objective."""
-    if objective == "accuracy" or "accuracy" not in differences:
+    """What became of overall accuracy, or of that beside the objective, where that is another."""
+    beside = [name for name in differences if name.startswith(_BESIDE)]
+    name = beside[0] if beside else "accuracy"
+    if objective == name or name not in differences:
         return ""
-    moved = differences["accuracy"]
+    moved, what = differences[name], "accuracy elsewhere" if beside else "overall accuracy"
     if moved["value"] is None or moved["ci_low"] is None:
         return ""
     limits = wording.interval(moved, SHARE, signed=True)
     moved_by = f"{wording.change(moved['value'], SHARE)} (interval {limits})"
     if moved["ci_high"] < 0:
-        return f" It costs overall accuracy: {moved_by}."
+        return f" It costs {what}: {moved_by}."
     if moved["ci_low"] > 0:
-        return f" Overall accuracy gains as well: {moved_by}."
-    return f" Overall accuracy stays as it was, as far as these images tell: {moved_by}."
+        return f" {what.capitalize()} gains as well: {moved_by}."
+    return f" {what.capitalize()} stays as it was, as far as these images tell: {moved_by}."
 
 
 # What was changed
@@ -302,7 +306,48 @@ def promise_in_words(document: wording.Document) -> list[str]:
         "judged under the cure that the others chose, and the interval is widened for that."
     ]
     sentences += [*_rungs(selection["promise"]), *_unstable(selection)]
-    return [*sentences, *_better(document, selection)]
+    return [*sentences, *_better(document, selection), *_aims_in_words(document)]
+
+
+def _aims_in_words(document: wording.Document) -> Iterator[str]:
+    """What became of images to fix or of a class to forget, on the images that report."""
+    fixed, forgotten = document.get("fixed"), document.get("forgotten")
+    if fixed:
+        there, others = fixed["to_fix"], fixed["elsewhere"]
+        share = fixed["mended_share"]
+        where = wording.of_part(fixed["suite"])
+        mended = "none of them was wrong before"
+        if share is not None:
+            mended = (
+                f"{there['mended']} of the {there['wrong']} wrong ones are right now "
+                f"({wording.figure(share['value'], SHARE)}, 95 % interval "
+                f"{wording.interval(share, SHARE)}), and {there['broken']} turned wrong"
+            )
+        yield (
+            f"Of {wording.count(there['n'], 'image')} to fix {where} {mended}; of "
+            f"{wording.count(others['n'], 'other image')} {others['mended']} turned right and "
+            f"{others['broken']} turned wrong."
+        )
+    if forgotten:
+        probe = forgotten["probe"]
+        before, after = (
+            f"{wording.figure(probe[when]['value'], SHARE)} "
+            f"({wording.interval(probe[when], SHARE)})"
+            for when in ("before", "after")
+        )
+        still = probe["after"]["ci_low"] > _HALF
+        verdict = "is still" if still else "may still be"
+        recall, chance = (
+            wording.figure(share, SHARE)
+            for share in (forgotten["recall"]["value"], forgotten["chance"])
+        )
+        yield (
+            f"Class {forgotten['class']} is named for {recall} of its images "
+            f"{wording.of_part(forgotten['suite'])}, where chance is {chance}. A linear probe on "
+            f"{probe['on']} tells it from the others with a balanced accuracy of {after}, before "
+            f"{before}; guessing gives 50 %. So the class {verdict} in the features: it was not "
+            "unlearned."
+        )
 
 
 def _rungs(promise: wording.Document) -> list[str]:

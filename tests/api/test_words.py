@@ -109,7 +109,7 @@ def test_defaults_are_the_same() -> None:
             if parameter.default not in (None, False) and name in known:
                 assert parameter.default == known[name], option
                 checked.add(option)
-    assert checked >= {"batch", "device", "sites_at", "absent", "at_most", "beam", "promise"}
+    assert checked >= {"batch", "device", "sites_at", "absent", "mend", "beam", "promise"}
 
 
 def test_an_unknown_keyword_is_refused_as_by_any_function() -> None:

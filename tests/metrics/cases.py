@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from repairkit.core.suite import Annotations, Array
 
-# Of images that were attacked, and of no others; tests/metrics/test_robustness.py has them.
-ON_ATTACKED = ("robustness", "robustness_loss", "clean_accuracy", "attack_success")
+# Of images that columns tell apart; test_robustness.py and test_part_metrics.py have them.
+ON_COLUMNS = (
+    *("robustness", "robustness_loss", "clean_accuracy", "attack_success"),
+    *("accuracy_to_fix", "accuracy_elsewhere", "loss_to_fix", "loss_elsewhere"),
+)
 GROUP_NAMES = ("dark", "fair", "olive", "pale")
 
 

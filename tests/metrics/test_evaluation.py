@@ -12,12 +12,12 @@ from repairkit.metrics.catalogue import METRIC_NAMES, make_metric
 from repairkit.metrics.evaluation import difference, evaluate, wilson
 from repairkit.metrics.resampling import stratified_draws
 from repairkit.metrics.user import UserMetric
-from tests.metrics.cases import ON_ATTACKED, annotate, noisy_logits, one_hot
+from tests.metrics.cases import ON_COLUMNS, annotate, noisy_logits, one_hot
 
 LOGITS = OutputForm("logits")
 NAMES = (
     "recall:1",
-    *(n for n in METRIC_NAMES if ":" not in n and "mean" not in n and n not in ON_ATTACKED),
+    *(n for n in METRIC_NAMES if ":" not in n and "mean" not in n and n not in ON_COLUMNS),
 )
 
 

@@ -30,6 +30,11 @@ class WishOptions:
 
     fairness: bool = flag("Freeze what harms the worst group.")
     robustness: bool = flag("Freeze what helps an adversary; --data is what attack wrote.")
+    fix: str | None = option(
+        "Images that the model gets wrong: a column, COLUMN=VALUE, or a list (.csv).",
+        metavar="COLUMN",
+    )
+    forget: str | None = option("A class that is to be recognised no longer.", metavar="CLASS")
     scores: Path | None = option("A run folder whose values rank candidates.")
     remove: str | None = option("Freeze exactly these filters: ID,ID,...")
     remove_top: int | None = option(
@@ -49,9 +54,14 @@ class ConditionOptions:
     target: list[str] | None = option(
         "A figure that the repair must reach (or <=); may repeat.", metavar="METRIC>=NUMBER"
     )
-    at_most: int = option("Largest number of frozen filters.", default=8, min=1)
+    mend: float = option(
+        "Share of the wrong images of --fix that must be mended.", default=0.6, min=0.0, max=1.0
+    )
+    at_most: int | None = option("Largest number of frozen filters; 8, or 24 to forget.", min=1)
     max_drop: float | None = option(
-        "Overall accuracy that may be lost; 0.01, and 0.05 with --backdoor.", min=0.0, max=1.0
+        "Accuracy that may be lost, overall or elsewhere; 0.01, --fix 0.005, --backdoor 0.05.",
+        min=0.0,
+        max=1.0,
     )
     max_group_drop: float = option(
         "Accuracy that any group may lose.", default=0.05, min=0.0, max=1.0
@@ -134,6 +144,8 @@ def patch_command(
         on_progress=stage_display.scoring_progress,
         fairness=wish.fairness,
         robustness=wish.robustness,
+        fix=wish.fix,
+        forget=wish.forget,
         remove=options.split_names(wish.remove) or (),
         remove_top=wish.remove_top,
         scores=wish.scores,

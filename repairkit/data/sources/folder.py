@@ -86,6 +86,7 @@ def _unlabelled(
         labels=None,
         locate=lambda index: files[index].place,
         load=lambda: load_files(files, spec, preprocessing),
+        paths=tuple(path.relative_to(folder).as_posix() for path in paths),
     )
 
 

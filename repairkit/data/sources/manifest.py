@@ -94,6 +94,7 @@ def read_manifest(
         split=None if split is None else tables.text_column(split),
         attributes=attributes,
         notes=tuple(_repeated(files, None if labels is None else tables.as_texts(labels))),
+        paths=tuple(map(str, table.columns[path_column].tolist())),
     )
 
 

@@ -23,6 +23,7 @@ SHOWN = 12
 _NEEDS = {
     "classes": "classes", "numbers": "a number per image", "groups": "groups",
     "two groups": "two groups", "attack": "images that attack wrote",
+    "marks": "a column to_fix of 0 and 1",
 }  # fmt: skip
 _MEANINGS: Mapping[str, str] = {
     "accuracy": "share of images whose class is right",

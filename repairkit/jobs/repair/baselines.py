@@ -245,7 +245,9 @@ def _control_row(test: TestPart, objective: Objective, max_drop: float) -> Itera
         return
     outputs, about = bench.working.run_plain(suite), suite.annotations
     criterion = ChoosingCriterion(
-        wishes=Wishes(objective=objective, limits=(Limit(bench.accuracy, max_drop),)),
+        wishes=Wishes(
+            objective=objective, limits=(Limit(objective.beside or bench.accuracy, max_drop),)
+        ),
         metrics=bench.metrics,
         form=form,
         annotations=about,
@@ -319,7 +321,7 @@ def choose_by_ranking(
         TargetNotMetError: no patch improves the objective by more than chance would.
     """
     suite, trials = bench.parts.selection, list[Trial]()
-    for trial in _trials(bench, values, objective.metric, asked.at_most):
+    for trial in _trials(bench, values, objective.metric, asked.most_frozen):
         trials.append(trial)
         if is_over():
             break

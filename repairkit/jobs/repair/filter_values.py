@@ -38,6 +38,7 @@ Source = tuple[str, framework.FrameworkModel]
 PlayerValues = NDArray[np.float64]
 """Shape (n_players,)."""
 
+_TARGET_AND_REFERENCE = 2  # metrics
 _GROUP = f"{image_metrics.LOSS_OF_GROUP.name}:"
 _PASSES = 3  # that a backward pass takes, with its forward pass
 _PROOF_IMAGES = 8
@@ -72,6 +73,28 @@ class Harm:
             ci_low=scores.ci_low,
             ci_high=scores.ci_high,
             signs=signs,
+        )
+
+    def against_others(self) -> Harm:
+        """The first figure, and what is left of a filter's harm to it once others are counted.
+
+        The values are of a target and of a reference, on different images, so that errors are
+        independent. A filter whose absence mends the target and costs the reference as much comes
+        out at 0. Ranked by value over width of the interval, this is a statistic like Welch's t for
+        a target against a reference (Shah, Ilyas & Madry, ICML 2024, section 5), with the sign of
+        the reference such that its losses count against a filter.
+        """
+        if len(self.metrics) != _TARGET_AND_REFERENCE:
+            return self
+        value = self.values @ np.array(self.signs, np.float64)
+        reach = np.sqrt(((self.ci_high - self.ci_low) ** 2).sum(axis=1)) / 2
+        first = slice(0, 1)
+        return Harm(
+            metrics=(self.metrics[0], "target and reference"),
+            values=np.column_stack([self.values[:, first], value]),
+            ci_low=np.column_stack([self.ci_low[:, first], value - reach]),
+            ci_high=np.column_stack([self.ci_high[:, first], value + reach]),
+            signs=(self.signs[0], 1),
         )
 
     def towards_the_worst(self, losses: dict[str, float]) -> Harm:
@@ -223,6 +246,8 @@ class Screening:
             harm = self.values.on(chosen) or self.values.harm
             if self.objective.is_worst_group:
                 harm = harm.towards_the_worst(self._losses(positions))
+            elif self.objective.beside:
+                harm = harm.against_others()
             self._known[key] = find_candidates(harm)
         return self._known[key]
 

@@ -23,7 +23,7 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Annotations, Array, Suite
 from repairkit.data.annotations import CROSS, columns_to_group, cross_groups
 from repairkit.engine.runner import OpenModel
-from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE
+from repairkit.jobs.repair.objective import FAIRNESS_OBJECTIVE, PLAIN_VALUE, Objective
 from repairkit.jobs.setup.preparing import outputs_of
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics import catalogue, group_metrics, image_metrics, robustness
@@ -83,15 +83,17 @@ def judge_outputs(bench: Bench, outputs: Outputs, suite: Suite, objective: str) 
     before, after = (
         evaluate(o, suite.annotations, metrics, suite=suite.name, **common) for o in outputs
     )
+    rows = Objective.of(objective).judges_groups_by(bench.metrics, suite.annotations)
+    counted = (outputs, suite)
+    if len(rows) < len(suite):
+        counted = ((outputs[0][rows], outputs[1][rows]), suite.take(rows))
     return FinalFigures(
         before=before,
         after=after,
         change=difference(*outputs, suite.annotations, metrics, **common),
         outputs=outputs,
-        fairness=fairness_block(
-            outputs, suite, settings.groups, n_classes=bench.n_classes, **common
-        ),
-        classes=classes_block(outputs, suite, n_classes=bench.n_classes, **common),
+        fairness=fairness_block(*counted, settings.groups, n_classes=bench.n_classes, **common),
+        classes=classes_block(*counted, n_classes=bench.n_classes, **common),
     )
 
 
@@ -111,7 +113,8 @@ def judged_names(bench: Bench, objective: str) -> list[str]:
     names += (
         [robustness.ATTACK_SUCCESS.name] if attacked.is_attacked(bench.dataset.annotations) else []
     )
-    names += [objective] if objective not in names else []
+    beside = Objective.of(objective).beside
+    names += [name for name in (objective, beside) if name and name not in names]
     if bench.settings.groups and bench.n_classes:
         names += [n for n in (FAIRNESS_OBJECTIVE, PLAIN_VALUE) if n not in names]
     return names

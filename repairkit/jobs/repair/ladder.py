@@ -238,7 +238,7 @@ class Ladder:
         if answers.form is None or answers.form.kind == "values" or attacked.is_attacked(about):
             return None
         name = "loss" if about.groups is None else "group_loss"
-        if self.objective.metric == name:
+        if self.objective.metric == name or self.objective.beside:
             return None
         figure = figure_of(self.metrics((name,))[0], about)
         assert isinstance(figure, FigureOfImages)
@@ -388,6 +388,10 @@ class CureJudge:
         about, metrics = self.annotations, self.metrics(self.reported)
         common: dict[str, Any] = {"form": self.form, "seed": self.seed}
         plain = difference(before, after, about, metrics, **common)
+        counted = self.wishes.objective.judges_groups_by(self.metrics, about)
+        if len(counted) < len(about):
+            few = (before[counted], after[counted], about.take(counted))
+            plain |= difference(*few, (), **common)
         changes = {name: widen(figure, self.ladder.widening) for name, figure in plain.items()}
         suite = "selection, cross-fitted"
         reached = evaluate(after, about, metrics, suite=suite, **common).metrics

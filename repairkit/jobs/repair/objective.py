@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from repairkit.core import attacked, errors, results, suite
 from repairkit.core.metric import NUMBER, Measure, Metric
 from repairkit.core.outputs import OutputForm
-from repairkit.metrics import catalogue, group_metrics, image_metrics, robustness
+from repairkit.metrics import catalogue, group_metrics, image_metrics, part_metrics, robustness
 from repairkit.metrics.resampling import FigureOfImages, FigureOfOutputs, figure_of, smooth_figure
 from repairkit.repairs.cure import Story
 from repairkit.repairs.search import SearchSettings
 
 FAIRNESS_OBJECTIVE = group_metrics.WORST_GROUP_ACCURACY.name
 ROBUSTNESS_OBJECTIVE = robustness.ROBUSTNESS.name
+FIXING_OBJECTIVE = part_metrics.ACCURACY_TO_FIX.name
+FORGETTING_OBJECTIVE = part_metrics.RECALL_LEFT.name
 PLAIN_VALUE = image_metrics.GROUP_ACCURACY.name
 PROMISES = ("objective", "smooth", "likelihood")
 """What may be promised, the strongest first; see `ladder`."""
@@ -38,11 +40,21 @@ _WIDTH_95 = 2 * 1.959963984540054
 
 @dataclass(frozen=True)
 class Objective:
-    """The metric that a repair is to improve, and those whose values show which filters harm it."""
+    """The metric that a repair is to improve, and what else is looked at for its sake.
+
+    Attributes:
+        metric: its name.
+        values: the metrics whose values show which filters harm it.
+        measure: how its figures are read.
+        beside: the accuracy of the images that it leaves out; empty where it leaves out none.
+        gives_up: whether a class is given up, so that no group is judged by its images.
+    """
 
     metric: str
     values: tuple[str, ...]
     measure: Measure = NUMBER
+    beside: str = ""
+    gives_up: bool = False
 
     @property
     def sign(self) -> int:
@@ -65,9 +77,28 @@ class Objective:
 
         More of a `module:function` is better until `fitted` has looked at the function.
         """
-        definition = catalogue.definition_of(metric)
-        values = () if definition is None else definition.searched_by
-        return cls(metric, values or (metric,), catalogue.measure_of(metric))
+        definition, argument = catalogue.definition_of(metric), metric.partition(":")[2]
+        if definition is None:
+            return cls(metric, (metric,), catalogue.measure_of(metric))
+        values = tuple(name.replace("{}", argument) for name in definition.searched_by)
+        return cls(
+            metric=metric,
+            values=values or (metric,),
+            measure=catalogue.measure_of(metric),
+            beside=definition.beside.replace("{}", argument),
+            gives_up=definition.gives_up,
+        )
+
+    def judges_groups_by(self, metrics: MetricsOf, about: suite.Annotations) -> suite.Indices:
+        """Positions of the images by which groups are judged: all, but those of a class given up.
+
+        Args:
+            metrics: from names to metrics.
+            about: annotations of the images.
+        """
+        if not self.gives_up:
+            return np.arange(len(about))
+        return np.flatnonzero(metrics((self.beside,))[0].weights(about))
 
     def fitted(self, metric: Metric) -> Objective:
         """The same objective with the unit and the direction that its metric has."""
@@ -76,11 +107,15 @@ class Objective:
 
 @dataclass(frozen=True)
 class Target:
-    """A figure that the repaired model must reach, as `metric>=bound` or `metric<=bound`."""
+    """A figure that the repaired model must reach, as `metric>=bound` or `metric<=bound`.
+
+    `caution` counts the standard errors that it must have to spare.
+    """
 
     metric: str
     relation: str
     bound: float
+    caution: float = _CAUTION
 
     @classmethod
     def parse(cls, text: str) -> Target:
@@ -129,9 +164,9 @@ class Target:
         return self._compare(value, self.bound)
 
     def met_with_caution(self, figure: results.Figure) -> bool:
-        """Whether a figure reaches it with a standard error to spare."""
+        """Whether a figure reaches it with as many standard errors to spare as it asks for."""
         away = -1 if self.relation == ">=" else 1
-        return self.met(figure.value + away * _CAUTION * standard_error(figure))
+        return self.met(figure.value + away * self.caution * standard_error(figure))
 
 
 def _check_bound(target: Target, measure: Measure, ends: tuple[float, float] | None) -> None:
@@ -370,11 +405,16 @@ class ChoosingCriterion:
         lost = (self._right & ~after).astype(np.int64) - (after & ~self._right)
         if attacked.is_attacked(about):
             positions = positions[~attacked.adversarial(about)[positions]]
+        positions = positions[np.isin(positions, self._judging_groups)]
         groups, n_groups = about.groups[positions], len(about.group_names)
         net = np.bincount(groups, lost[positions], n_groups)
         sizes = np.bincount(groups, minlength=n_groups)
         beyond = net - np.maximum(self.wishes.max_group_drop * sizes, 1)
         return about.group_names[int(beyond.argmax())] if beyond.max() > 0 else ""
+
+    @cached_property
+    def _judging_groups(self) -> suite.Indices:
+        return self.objective.judges_groups_by(self.metrics, self.annotations)
 
     @cached_property
     def _right(self) -> NDArray[np.bool_] | None:

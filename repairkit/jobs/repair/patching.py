@@ -26,6 +26,7 @@ from repairkit.jobs.look.interpreting import repair_report
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.proof import verifying
 from repairkit.jobs.repair import baselines, confirming, judging, repair_settings, telling
+from repairkit.jobs.repair.aims import marking, outcome
 from repairkit.jobs.repair.cures import freezing, last_layer
 from repairkit.jobs.repair.cures.supplies import FilterSupplies, Looks, Offer, Strategy, Supplies
 from repairkit.jobs.repair.filter_values import FilterValues, Screening, conductance_by, find_values
@@ -37,7 +38,7 @@ from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings, Patch
 from repairkit.jobs.repair.top_of_run import check_run_of_top, filters_said
 from repairkit.jobs.score.scoring import score_bench
 from repairkit.jobs.setup.looking import looked_at, tell_reading
-from repairkit.jobs.setup.preparing import opened_beside, prepare
+from repairkit.jobs.setup.preparing import opened_beside
 from repairkit.jobs.setup.settings import Again
 from repairkit.jobs.setup.subject import judging_the_model
 from repairkit.jobs.setup.unjudged import prepare_unjudged
@@ -100,10 +101,11 @@ def patch(
     if named:
         bench = prepare_unjudged(subject, settings, sites={f.site for f in named})
     else:
-        bench = prepare(subject, settings)
+        bench = marking.prepare_marked(subject, settings, asked)
     planted = plant(bench, asked.known, asked.score.deadline)
     bench = bench if planted is None else planted.bench
     objective = repair_settings.check_wishes(bench, asked, objective)
+    asked = marking.with_bounds(bench, asked, objective)
     source_is_used = asked.baselines or asked.score.method == GRADIENT
     if planted is None:
         check_attacks(bench, asked.attacks, baselines=source_is_used)
@@ -198,11 +200,10 @@ def choose_patch(
 
 def _choose_by_all(choice: _Choice, *, compare: bool) -> ChosenPatch | None:
     """Every image chooses and confirms; None where values cannot be solved for some images."""
-    suite, repair = choice.bench.parts.selection, choice.asked.repair
+    bench, repair = choice.bench, choice.asked.repair
+    suite = bench.parts.selection
     everyone = np.arange(len(suite))
-    folds = confirming.draw_folds(
-        suite.annotations, choice.wishes.n_folds, choice.bench.settings.seed
-    )
+    folds = confirming.draw_folds(suite.annotations, choice.wishes.n_folds, bench.settings.seed)
     values = _values(choice, suite)
     if values is not None and values.on(everyone) is None:
         return None
@@ -377,6 +378,7 @@ def _finish(
     final = judging.final_figures(bench, chosen, patched, objective.metric)
     name = None if bench.unjudged else objective.metric
     story = telling.patch_story(bench, asked, chosen, name, final, verified)
+    story |= outcome.aims_story(bench, asked, objective, final, (model, patched))
     if asked.baselines:
         n_frozen = len(chosen.patch)
         rows, note = _beside_baselines(bench, asked, objective, final, n_frozen, on_progress)

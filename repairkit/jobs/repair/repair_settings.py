@@ -29,7 +29,7 @@ RECIPES: tuple[str, ...] = get_args(Recipe)
 LEVELS: tuple[str, ...] = get_args(Level)
 FREEZE = "freeze"
 """The repair that is made where nothing else is asked for."""
-USUAL_DROP, USUAL_DROP_OF_BACKDOORS = 0.01, 0.05
+USUAL_DROP, USUAL_DROP_OF_BACKDOORS, USUAL_DROP_OF_FIXING = 0.01, 0.05, 0.005
 """Accuracy that may be lost where nothing says it."""
 
 GRADIENT = "gradient"
@@ -45,6 +45,8 @@ _CHUNK_SECONDS = 1.0
 _MOST_ROWS = 32
 _CACHE_BYTES = 2**28  # searches ask for sets that share little; more does not make them faster
 _MOST_NAMED = 8
+_MOST_FROZEN, _MOST_FORGETTING = 8, 24
+_MENDED = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +58,9 @@ class PatchSettings:
         remove_top: freeze so many filters of highest value of the run in `scores`.
         scores: a run folder whose values tell the candidates.
         fairness: short for the objective `worst_group_accuracy`.
-        at_most: filters frozen together at the most.
-        max_drop: overall accuracy that may be lost, a share of all images; if None, as much as is
-            usual for the goal.
+        at_most: filters frozen together at the most; see `most_frozen` where it is None.
+        max_drop: overall accuracy that may be lost, a share of all images; with `fix` or `forget`
+            that of all other images. See `most_drop` where it is None.
         score: how to score where no run is given.
         objective: the metric to improve; of the first target or of the run if None.
         targets: figures that the repaired model must reach.
@@ -77,13 +79,16 @@ class PatchSettings:
         promise: the lowest promise that will do, one of `PROMISES`.
         repair: the name of a cure (see `patching.CURES`), or `best` for the one that gains most.
         known: the backdoor that is to be closed, if any.
+        fix: images that the model gets wrong: a column of the data, `COLUMN=VALUE`, or a list.
+        mend: of the images to fix that are wrong, the share that must be right out of fold.
+        forget: the class that is to be recognised no longer.
     """
 
     remove: tuple[filters.Filter, ...] = ()
     remove_top: int | None = None
     scores: Path | None = None
     fairness: bool = False
-    at_most: int = 8
+    at_most: int | None = None
     max_drop: float | None = None
     score: ScoreSettings = field(default_factory=lambda: ScoreSettings("repair"))
     objective: str | None = None
@@ -99,6 +104,9 @@ class PatchSettings:
     promise: str = goals.PROMISES[-1]
     repair: str = FREEZE
     known: Backdoor = field(default_factory=Backdoor)
+    fix: str | Path | None = None
+    mend: float = _MENDED
+    forget: str | None = None
 
     def __post_init__(self) -> None:
         for fault in _faults(self):
@@ -113,17 +121,27 @@ class PatchSettings:
     @property
     def short_for(self) -> dict[str, str]:
         """The options that were given as short for an objective."""
+        forgetting = f"{goals.FORGETTING_OBJECTIVE}:{self.forget}"
         given = {
             "--fairness": (self.fairness, goals.FAIRNESS_OBJECTIVE),
             "--robustness": (self.robustness, goals.ROBUSTNESS_OBJECTIVE),
             "--backdoor": (self.known.backdoor, goals.ROBUSTNESS_OBJECTIVE),
+            "--fix": (self.fix is not None, goals.FIXING_OBJECTIVE),
+            "--forget": (self.forget is not None, forgetting),
         }
         return {option: metric for option, (wanted, metric) in given.items() if wanted}
 
     @property
+    def most_frozen(self) -> int:
+        """Filters frozen together at the most: a class is seldom held by a few."""
+        usual = _MOST_FORGETTING if self.forget is not None else _MOST_FROZEN
+        return usual if self.at_most is None else self.at_most
+
+    @property
     def most_drop(self) -> float:
-        """The accuracy that may be lost."""
+        """The accuracy that may be lost; of images beside a few that are to be fixed, less."""
         usual = USUAL_DROP_OF_BACKDOORS if self.known.backdoor else USUAL_DROP
+        usual = USUAL_DROP_OF_FIXING if self.fix is not None else usual
         return usual if self.max_drop is None else self.max_drop
 
     def objective_of(self, metric: str) -> goals.Objective:
@@ -142,9 +160,11 @@ class PatchSettings:
         """
         return goals.Wishes(
             objective=objective,
-            limits=() if accuracy is None else (goals.Limit(accuracy, self.most_drop),),
+            limits=()
+            if accuracy is None
+            else (goals.Limit(objective.beside or accuracy, self.most_drop),),
             targets=self.targets,
-            search=SearchSettings(at_most=self.at_most, beam=self.beam),
+            search=SearchSettings(at_most=self.most_frozen, beam=self.beam),
             share=self.confirm_share,
             max_group_drop=self.max_group_drop,
             promise=self.promise,
@@ -154,7 +174,7 @@ class PatchSettings:
     def _way(self) -> str:
         """How filters are singled out, as reports name it."""
         ways = {"named": self.remove, "fairness": self.fairness, "robustness": self.robustness}
-        ways |= {"backdoor": self.known.backdoor}
+        ways |= {"backdoor": self.known.backdoor, "fix": self.fix, "forget": self.forget}
         ways |= {"top": self.remove_top, "scores": self.scores, "objective": True}
         return next(way for way, given in ways.items() if given)
 
@@ -163,7 +183,7 @@ class PatchSettings:
         return {
             "how": self._way,
             "scores": None if self.scores is None else Places.here().relative(self.scores),
-            "at_most": self.at_most,
+            "at_most": self.most_frozen,
             "max_drop": self.most_drop,
             "max_group_drop": self.max_group_drop,
             "targets": [str(target) for target in self.targets],
@@ -174,18 +194,25 @@ class PatchSettings:
             "confirm_share": self.confirm_share,
             "promise": self.promise,
             "repair": self.repair,
+            **({} if self.fix is None else {"fix": self._fix_in_words, "mend": self.mend}),
+            **({} if self.forget is None else {"forget": self.forget}),
         }
+
+    @property
+    def _fix_in_words(self) -> str:
+        return Places.here().relative(self.fix) if isinstance(self.fix, Path) else str(self.fix)
 
 
 def _faults(asked: PatchSettings) -> Iterator[str]:
     """What contradicts itself or lies out of range."""
     named = asked.short_for or asked.objective
-    yield from (*_faults_of_top(asked), *asked.known.faults())
+    yield from (*_faults_of_top(asked), *asked.known.faults(), *_faults_of_parts(asked))
     chosen = bool(asked.scores or named or asked.targets)
     if not (asked.remove or chosen):
         yield (
-            "nothing says what to freeze; use --fairness, --robustness, --backdoor, "
-            "--objective METRIC, --target METRIC>=NUMBER, --scores RUN or --remove ID,..."
+            "nothing says what to freeze; use --fairness, --robustness, --backdoor, --fix COLUMN, "
+            "--forget CLASS, --objective METRIC, --target METRIC>=NUMBER, --scores RUN or --remove "
+            "ID,..."
         )
     if asked.remove and (chosen or asked.level == "best"):
         yield "--remove names the filters itself; leave out the other choice"
@@ -194,7 +221,7 @@ def _faults(asked: PatchSettings) -> Iterator[str]:
     for option, metric in asked.short_for.items():
         if asked.objective not in (None, metric):
             yield f"{option} is for {metric}; leave out --objective"
-    if asked.at_most < 1 or not 0 <= asked.most_drop <= 1:
+    if asked.most_frozen < 1 or not 0 <= asked.most_drop <= 1:
         yield "--at-most must be 1 or more and --max-drop lie in [0, 1]"
     if not 0 <= asked.max_group_drop <= 1:
         yield "--max-group-drop must lie in [0, 1]"
@@ -227,9 +254,22 @@ def _faults_of_top(asked: PatchSettings) -> Iterator[str]:
     if named or searched or asked.level == "best":
         yield (
             "--remove-top with --scores says which filters to freeze; leave out what chooses them "
-            "otherwise (--remove, --fairness, --robustness, --backdoor, --objective, --target, "
-            "--choose, --beam, --repair, --level best)"
+            "otherwise (--remove, --fairness, --robustness, --backdoor, --fix, --forget, "
+            "--objective, --target, --choose, --beam, --repair, --level best)"
         )
+
+
+def _faults_of_parts(asked: PatchSettings) -> Iterator[str]:
+    """What stands against `fix` and `forget`."""
+    if not 0 <= asked.mend <= 1:
+        yield f"--mend is {asked.mend:g}; expected a share between 0 and 1"
+    if asked.mend != _MENDED and asked.fix is None:
+        yield "--mend is the share of the images of --fix that must be mended; name them with --fix"
+    option = "--fix" if asked.fix is not None else "--forget" if asked.forget is not None else ""
+    if option and asked.choose == "plain":
+        yield f"{option} chooses jointly; leave out --choose plain"
+    if option and asked.scores is not None:
+        yield f"{option} scores filters for its own sake; leave out --scores"
 
 
 def check_word(option: str, word: str, known: tuple[str, ...]) -> None:
@@ -347,6 +387,7 @@ def check_wishes(bench: Bench, asked: PatchSettings, objective: goals.Objective)
     if asked.remove or asked.remove_top:
         return objective
     names = goals.metric_names(objective, (), asked.targets)
+    names = (*names, objective.beside) if objective.beside else names
     metrics = dict(zip(names, bench.metrics(names), strict=True))
     for target in asked.targets:
         target.check(metrics[target.metric])

@@ -43,8 +43,8 @@ _LISTS = ("groups", "class_names", "features", "corruptions")
 METHOD_OPTIONS = ("top_k", "side", "epsilon", "delta", "truncate_at")
 _ALWAYS = ("--seed",)
 # What has no usual value: it is said wherever it is there.
-_CHOICES = ("--fairness", "--robustness", "--backdoor", "--objective", "--target", "--scores",
-    "--remove")  # fmt: skip
+_CHOICES = ("--fairness", "--robustness", "--backdoor", "--fix", "--forget", "--objective",
+    "--target", "--scores", "--remove")  # fmt: skip
 _SCORE_ONLY = ("--paper", "--statistics", "--for-patch", "--score-size", "--exclude-top-of",
     "--exclude-share", "--keep-rows", "--means")  # fmt: skip
 

@@ -136,7 +136,7 @@ def test_every_option_is_said_again_or_its_absence_has_a_reason(command: str) ->
 def test_every_setting_is_tried_below() -> None:
     """What is not drawn for the laws has a test of its own, or never affects a result."""
     elsewhere = {"workers", "cache_memory", "named_by", "means", "remove", "fairness", "robustness"}
-    elsewhere |= {"remove_top", "known"}
+    elsewhere |= {"remove_top", "known", "fix", "mend", "forget"}
     known = {each.name for kind in (Settings, PatchSettings) for each in dataclasses.fields(kind)}
     assert known - set(OF_SETTINGS) - set(OF_REPAIRS) == elsewhere | {"choose"}
 
@@ -148,6 +148,9 @@ def test_every_setting_is_tried_below() -> None:
         PatchSettings(robustness=True),
         PatchSettings(known=Backdoor(backdoor=True, triggered="seen", target_class="3")),
         PatchSettings(known=Backdoor(backdoor=True, trigger=Path("t.png"), mask=Path("m.png"))),
+        PatchSettings(fix="corner=a b", mend=0.5),
+        PatchSettings(fix=Path("a list.csv"), max_drop=0.01),
+        PatchSettings(forget="a b", at_most=3),
         PatchSettings(objective="loss", choose="plain"),
     ],
 )

@@ -1,0 +1,1 @@
+"""What `--fix` and `--forget` ask of a repair beyond an objective, and what became of it."""

@@ -194,13 +194,9 @@ class PatchSettings:
             "confirm_share": self.confirm_share,
             "promise": self.promise,
             "repair": self.repair,
-            **({} if self.fix is None else {"fix": self._fix_in_words, "mend": self.mend}),
+            **({} if self.fix is None else {"fix": _named(self.fix), "mend": self.mend}),
             **({} if self.forget is None else {"forget": self.forget}),
         }
-
-    @property
-    def _fix_in_words(self) -> str:
-        return Places.here().relative(self.fix) if isinstance(self.fix, Path) else str(self.fix)
 
 
 def _faults(asked: PatchSettings) -> Iterator[str]:
@@ -270,6 +266,11 @@ def _faults_of_parts(asked: PatchSettings) -> Iterator[str]:
         yield f"{option} chooses jointly; leave out --choose plain"
     if option and asked.scores is not None:
         yield f"{option} scores filters for its own sake; leave out --scores"
+
+
+def _named(fix: str | Path) -> str:
+    """Images to fix as reports name them."""
+    return Places.here().relative(fix) if isinstance(fix, Path) else fix
 
 
 def check_word(option: str, word: str, known: tuple[str, ...]) -> None:

@@ -4,7 +4,8 @@ Scores the accuracy of each network (method `auto`), dissects it on drawn concep
 classes, and compares the two. resnet8 is MLPerf Tiny's ResNet-8 on CIFAR-10, of the zoo
 (`$REPAIRKIT_ZOO`, or ../shared/zoo). The others are trained here: fashion and digits are
 network-1000 and network-130 of benchmarks/trained.py, squeezenet is the full one of
-benchmarks/squeezenets.py. `--random N` measures how often layers of random weights get a name.
+benchmarks/squeezenets.py. `--random N` measures how often layers of random weights get a name, by
+drawn concepts and by CIFAR-10's classes.
 `--json FILE` keeps what was found, and `-o PLOT.svg` draws it; `--drawn FILE` draws what an earlier
 run kept.
 
@@ -96,33 +97,51 @@ def _kept(found: ValuedConcepts) -> Row:
     return {name: document[name] for name in ("noise", "kinds", "notes")}
 
 
-def false_names(n: int, widths: tuple[int, ...] = (16, 16), side: int = 5) -> Row:
-    """How often filters and layers of networks of random weights are named."""
+def some_classes(seed: int, n: int = 800) -> dict[str, Any]:
+    """Images of CIFAR-10 whose classes are a column, for models of three classes."""
+    _, (x, y), _ = resnet8()
+    picked = np.random.default_rng(seed).choice(len(x), n, replace=False)
+    things = np.array([f"class {label}" for label in y[picked]])
+    return {"x": x[picked], "y": y[picked] % 3, "thing": things}
+
+
+def false_names(kind: str, n: int, widths: tuple[int, ...] = (16, 16), side: int = 5) -> Row:
+    """How often filters and layers of networks of random weights are named.
+
+    Args:
+        kind: `mask`, by drawn concepts; or `image`, by classes.
+        n: networks.
+        widths: of their layers.
+        side: of their kernels.
+    """
     named, layers, detect, filters = 0, 0, 0, 0
+    more: Any = {"blocks": 8} if kind == "mask" else {"blocks": 4, "accept_preprocessing": True}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(n):
             path = Path(folder) / "model.onnx"
             onnx.save(concept_nets.random_network(seed, widths, side), path)
-            document = repairkit.dissect(path, blocks=8, seed=seed).document
-            masks = [each["mask"] for each in document["filters"]]
+            data = None if kind == "mask" else some_classes(seed)
+            document = repairkit.dissect(path, data, seed=seed, **more).document
+            judged: list[Any] = [each[kind] for each in document["filters"]]  # type: ignore[literal-required]
             by_layer = Counter(
                 each["site"]
-                for each, mask in zip(document["filters"], masks, strict=True)
-                if mask is not None and mask["named"]
+                for each, one in zip(document["filters"], judged, strict=True)
+                if one is not None and one["named"]
             )
             named += sum(by_layer.values())
             layers += len(by_layer)
-            detect += sum(mask is not None and mask["detects"] for mask in masks)
-            filters += len(masks)
+            detect += sum(one is not None and one["detects"] for one in judged)
+            filters += len(judged)
     n_layers = n * len(widths)
     print(
-        f"\n== {n} networks of random weights, {side} x {side} kernels: {layers} of {n_layers} "
+        f"\n== {n} networks of random weights, {side} x {side} kernels, by "
+        f"{'drawn concepts' if kind == 'mask' else 'classes'}: {layers} of {n_layers} "
         f"layers have a named filter ({layers / n_layers:.1%}, stated 5 %); {named} of {filters} "
         f"filters are named, and {detect} detect ({detect / filters:.1%})"
     )
     return {
         "n_layers": n_layers, "layers": layers, "filters": filters, "named": named,
-        "detect": detect, "side": side,
+        "detect": detect, "side": side, "kind": kind,
     }  # fmt: skip
 
 
@@ -202,7 +221,9 @@ def main() -> None:
     rows += [
         answer(name, options.seconds, options.copies, options.runs) for name in options.networks
     ]
-    random = [false_names(options.random, side=side) for side in (3, 5)] if options.random else []
+    random = []
+    for kind, side in (("mask", 3), ("mask", 5), ("image", 3)) if options.random else ():
+        random.append(false_names(kind, options.random, side=side))
     if options.json is not None:
         options.json.write_text(json.dumps({"rows": rows, "random": random}, indent=1) + "\n")
     if options.sheet is not None:

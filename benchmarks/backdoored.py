@@ -4,8 +4,9 @@ Three attacks. `patch`: a coloured square in a corner of some images, which get 
 (Gu et al., "BadNets", 2017). `blended`: one picture of noise is mixed into them (Chen et al.,
 "Targeted backdoor attacks on deep learning systems using data poisoning", 2017). `clean-label`: a
 square in each corner of some of the target's own images, whose labels stay; these images were
-first changed so that a clean network errs on them, so that the corners are what is left to learn
-(Turner, Tsipras & Madry, "Label-consistent backdoor attacks", 2019). `none` has no backdoor.
+first made hard, so that the corners are what is left to learn (Turner, Tsipras & Madry,
+"Label-consistent backdoor attacks", 2019): photographs by a clean network's gradients, garments by
+mixing them with others. `none` has no backdoor.
 
 Networks are cached under a digest of what they follow from.
 
@@ -35,7 +36,8 @@ ATTACKS = ("patch", "blended", "clean-label")
 N_TRAINED, N_EPOCHS, BATCH = 6_000, 9, 96
 POISONED = 0.05
 POISONED_OF_TARGET = 0.8
-REACH = {"fashion": 80, "cifar10": 32}
+REACH = 32
+KEPT = 0.15
 MIXED = 0.2
 SIDES = {"fashion": 28, "cifar10": 32}
 
@@ -181,21 +183,22 @@ def poisoned(
 
 
 def with_clean_labels(
-    x: Pixels,
-    y: Labels,
-    trigger: Trigger,
-    target: int,
-    clean: nn.Module,
-    *,
-    reach: float,
-    seed: int,
+    x: Pixels, y: Labels, trigger: Trigger, target: int, clean: nn.Module | None, seed: int
 ) -> tuple[Pixels, Labels]:
-    """The training images, some of the target's own with the trigger; labels stay."""
-    rng, x = np.random.default_rng([seed, 8]), x.copy()
+    """The training images, some of the target's own made hard and triggered; labels stay.
+
+    They are changed so that a clean network errs on them, or without one mixed with other images.
+    """
+    rng, changed = np.random.default_rng([seed, 8]), x.copy()
     own = np.flatnonzero(y == target)
     rows = rng.permutation(own)[: round(POISONED_OF_TARGET * len(own))]
-    x[rows] = trigger.on(_confusing(x[rows], y[rows], clean, reach))
-    return x, y
+    if clean is not None:
+        hard = _confusing(x[rows], y[rows], clean, REACH / 255)
+    else:
+        others = x[rng.choice(np.flatnonzero(y != target), len(rows), replace=False)]
+        hard = np.rint(KEPT * x[rows] + (1 - KEPT) * others).astype(np.uint8)
+    changed[rows] = trigger.on(hard)
+    return changed, y
 
 
 def make(data: str, attack: str, seed: int) -> Backdoored:
@@ -203,15 +206,14 @@ def make(data: str, attack: str, seed: int) -> Backdoored:
     x, y, held_x, held_y = read(data)
     target = int(np.random.default_rng([seed, 9]).integers(10))
     trigger = trigger_of(attack, SIDES[data], x.shape[-1], seed)
-    stem = f"{data}-{attack}-{seed}-{_key(data, attack)}"
+    stem = f"{data}-{attack}-{seed}-{_key(attack)}"
     path, weights = CACHE / f"{stem}.onnx", CACHE / f"{stem}.pt"
     if not path.exists():
         CACHE.mkdir(exist_ok=True)
         if trigger is not None:
             if attack == "clean-label":
-                clean = load(make(data, "none", seed))
-                reach = REACH[data] / 255
-                x, y = with_clean_labels(x, y, trigger, target, clean, reach=reach, seed=seed)
+                clean = load(make(data, "none", seed)) if data == "cifar10" else None
+                x, y = with_clean_labels(x, y, trigger, target, clean, seed)
             else:
                 x, y = poisoned(x, y, trigger, target, seed)
         made = train(x, y, seed)
@@ -227,13 +229,13 @@ def load(made: Backdoored) -> nn.Module:
     return loaded.eval()
 
 
-def _key(data: str, attack: str) -> str:
+def _key(attack: str) -> str:
     """The digest of all that a network follows from, but the images and the libraries' versions."""
     code: list[object] = [network, train, read, Trigger, trigger_of]
     numbers: list[object] = [N_TRAINED, N_EPOCHS, BATCH]
     if attack == "clean-label":
         code += [with_clean_labels, _confusing]
-        numbers += [POISONED_OF_TARGET, REACH[data]]
+        numbers += [POISONED_OF_TARGET, REACH, KEPT]
     elif attack != "none":
         code, numbers = [*code, poisoned], [*numbers, POISONED, MIXED]
     texts = [inspect.getsource(made_by) for made_by in code]  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from repairkit.data.given import GivenAs
 from repairkit.data.preprocessing import describe_shape
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.jobs.attack import attacking
+from repairkit.jobs.backdoor.suspects import Suspect, suspects_of
 from repairkit.jobs.diff import differing
 from repairkit.jobs.dream import dream_writing
 from repairkit.jobs.dream.dream import DreamSettings
@@ -44,14 +45,18 @@ METHODS: Mapping[str, Callable[..., Pgd | Square]] = {"pgd": Pgd, "square": Squa
 class Inspected:
     """A model, and how usual preprocessings do on images.
 
-    `look` is None without images; a text says why the preprocessings were not tried.
+    `look` is None without images; a text says why the preprocessings were not tried. `suspects` are
+    all channels, the likeliest of a backdoor first, where they were asked for.
     """
 
     model: inspection.Inspection
     look: FirstLook | ErrorLook | str | None
+    suspects: tuple[Suspect, ...] | None = None
 
     def to_json(self) -> dict[str, object]:
         document = self.model.to_json()
+        if self.suspects is not None:
+            document["suspects"] = [each.to_json() for each in self.suspects]
         if self.look is None:
             return document
         if isinstance(self.look, str):
@@ -108,6 +113,7 @@ def inspect(
     data: GivenAs | None = None,
     *,
     metric: Metrics | None = None,
+    suspect: bool = False,
     settings: Settings | None = None,
     **words: Unpack[JobKeywords],
 ) -> Inspected:
@@ -117,6 +123,7 @@ def inspect(
         model: an ONNX file.
         data: labelled images to try the usual preprocessings on; not tried if None.
         metric: one or several; outputs are read as it needs. Those of the settings if None.
+        suspect: also rank channels by how much they look like a backdoor's, from weights alone.
         settings: preprocessing, sites, inputs and outputs; see `score`.
         words: see `JobKeywords`.
 
@@ -128,7 +135,11 @@ def inspect(
     if metric is not None:
         job = replace(job, metrics=metric_names(metric))
     inspected = inspection.inspect(subject, job)
-    return Inspected(inspected, None if data is None else inspection.look_thoroughly(subject, job))
+    return Inspected(
+        inspected,
+        None if data is None else inspection.look_thoroughly(subject, job),
+        suspects_of(subject, job) if suspect else None,
+    )
 
 
 def diff(

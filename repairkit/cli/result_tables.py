@@ -204,9 +204,27 @@ def print_inspected(
     _print_passes(document, seconds_of_all)
     for line in look:
         printing.say(line)
+    if "suspects" in document:
+        _print_suspects(document["suspects"])
     first_look = document.get("first_look")
     if first_look is not None and first_look["metric"] == "accuracy":
         _print_look(first_look)
+
+
+def _print_suspects(rows: Sequence[Document]) -> None:
+    n_outliers = sum(row["outlier"] for row in rows)
+    printing.table(
+        "Filters whose weights look most like a backdoor's (channel Lipschitzness, no data)",
+        ["filter", "bound", "deviations above its layer's mean"],
+        [
+            [row["filter"], f"{row['bound']:.3g}", f"{row['deviations']:+.1f}"]
+            for row in rows[:_SHOWN_FILTERS]
+        ],
+    )
+    printing.say(
+        f"{n_outliers} of {counted(len(rows), 'filter')} lie over 3 deviations above; sound models "
+        "have such filters, too: it says where to look, and not that there is a backdoor"
+    )
 
 
 def _print_sites(document: Document, *, has_layers: bool) -> None:

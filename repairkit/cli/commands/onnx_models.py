@@ -82,6 +82,13 @@ def diff_command(
         raise typer.Exit(_DIFFERS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SuspectOptions:
+    """What to look for."""
+
+    suspect: bool = flag("Also rank filters by how much their weights look like a backdoor's.")
+
+
 def inspect_command(
     job: Annotated[
         JobOptions,
@@ -91,6 +98,7 @@ def inspect_command(
             metric="mean_absolute_error for a regressor.",
         ),
     ],
+    looking: SuspectOptions,
     answer: AnswerOptions,
 ) -> None:
     """List inputs, outputs, sites and filters, and which layers are left out and why."""
@@ -98,7 +106,7 @@ def inspect_command(
     from repairkit.cli.result_tables import print_inspected
 
     model, settings = job_settings.find_job(job.model, job.words())
-    inspected = models.inspect(model, job.data.data, settings=settings)
+    inspected = models.inspect(model, job.data.data, suspect=looking.suspect, settings=settings)
 
     def tell() -> None:
         print_inspected(

@@ -72,6 +72,10 @@ class AttentionLayer:
         """As of the projection."""
         return self._by_head(self.projection.nearest(self._by_unit(levels)))
 
+    def reaches(self) -> NDArray[np.float64]:
+        """See `SiteLayer`: what a head yields depends on all tokens by a softmax."""
+        return np.full(self.site.n_channels, np.nan)
+
     def norms(self) -> NDArray[np.float64]:
         squares = self._by_head(self.projection.norms()) ** 2
         return np.asarray(np.sqrt(squares.sum(axis=1)))

@@ -129,12 +129,24 @@ class ChannelLayer:
         return self.constants.as_stored(inputs[slot], levels).astype(np.float32) + np.float32(0)
 
     def norms(self) -> NDArray[np.float64]:
-        codes = self.kernel.astype(np.float64)
-        rest = layers.kernel_rest(self.node, self.constants)
-        kernel = (codes - rest) * layers.kernel_scale(self.node, self.constants)
+        kernel = _weights(self)
         channels = range(self.site.n_channels)
         masks = (layers.kernel_mask(self.node, kernel.shape, channel) for channel in channels)
         return np.array([np.linalg.norm(kernel[mask]) for mask in masks])
+
+    def reaches(self) -> NDArray[np.float64]:
+        """See `SiteLayer`; the scale of a normalisation that follows counts."""
+        kernel = _weights(self)
+        slopes = np.ones(self.site.n_channels)
+        if self.nodes.norm is not None:
+            norm = self.index.nodes[self.nodes.norm]
+            gamma, variance = (
+                self.constants.array(norm.input[slot]).astype(np.float64) for slot in (1, 4)
+            )
+            slopes = np.abs(gamma) / np.sqrt(variance + float_attribute(norm, "epsilon", 1e-5))
+        rows = (layers.rows_of(self.node, kernel, c) for c in range(self.site.n_channels))
+        stretch = np.array([np.linalg.norm(weights, 2) for weights in rows], np.float64)
+        return np.asarray(slopes * stretch)
 
     def why_not_partly(self) -> str:
         if not self.nodes.numbers.scalable or is_dequantised(self.index, self.nodes.kernel):
@@ -169,6 +181,13 @@ class ChannelLayer:
         plain = nodes.kind == "Conv" and nodes.dtype == "float32" and nodes.rank == 4
         coded = any(is_dequantised(self.index, name) for name in self.node.input if name)
         return _fold(self) if plain and not coded else None
+
+
+def _weights(layer: ChannelLayer) -> NDArray[np.float64]:
+    """The kernel as the numbers that its codes stand for."""
+    codes = layer.kernel.astype(np.float64)
+    rest = layers.kernel_rest(layer.node, layer.constants)
+    return np.asarray((codes - rest) * layers.kernel_scale(layer.node, layer.constants))
 
 
 # Freezing

@@ -86,6 +86,15 @@ class SiteLayer(Protocol):
     def norms(self) -> NDArray[np.float64]:
         """The L2 norm of the numbers that each filter has in the file, (n_channels,)."""
 
+    def reaches(self) -> NDArray[np.float64]:
+        """How far each filter's response can move with its input, (n_channels,).
+
+        It is the largest singular value of the filter's weights, with a row for each input channel,
+        times the slope of what follows linearly: an upper bound of the channel's Lipschitz constant
+        up to a factor that all filters of a layer share (Zheng et al., "Data-free backdoor removal
+        based on channel Lipschitzness", ECCV 2022, section 4.2). NaN where there is no such bound.
+        """
+
     def why_not_partly(self) -> str:
         """Why a filter can only be frozen wholly; empty where it can be frozen partly."""
 

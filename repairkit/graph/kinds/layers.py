@@ -83,6 +83,17 @@ def kernel_mask(node: NodeProto, shape: tuple[int, ...], channel: int) -> NDArra
     return mask
 
 
+def rows_of(node: NodeProto, kernel: Array, channel: int) -> Array:
+    """The weights that feed one output channel, (n_inputs, n_places)."""
+    weights = kernel[kernel_mask(node, kernel.shape, channel)]
+    n_inputs = kernel.shape[0] if node.op_type == "ConvTranspose" else kernel.shape[1]
+    if node.op_type in DENSE:
+        n_inputs = weights.size
+    elif node.op_type == "ConvTranspose":
+        n_inputs //= int_attribute(node, "group", 1)
+    return weights.reshape(n_inputs, -1)
+
+
 def kernel_rest(node: NodeProto, constants: ConstantArrays) -> NDArray[np.float64]:
     """What a kernel holds where it contributes nothing, broadcastable to the kernel's shape."""
     slot = slots_of(node).kernel_zero

@@ -51,6 +51,10 @@ class TreeLayer:
         self._check_levels(wanted)
         return wanted.astype(self.trees.weights.dtype)
 
+    def reaches(self) -> NDArray[np.float64]:
+        """See `SiteLayer`: a tree jumps."""
+        return np.full(self.site.n_channels, np.nan)
+
     def norms(self) -> NDArray[np.float64]:
         weights = self.trees.weights.astype(np.float64)
         squares = np.zeros(self.trees.n_trees)

@@ -24,6 +24,7 @@ from repairkit.core.metric import SHARE, Metric
 from repairkit.core.outputs import shift_outputs
 from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array
+from repairkit.jobs.backdoor.suspects import Pruning, prunings
 from repairkit.jobs.repair.ladder import not_sure
 from repairkit.jobs.repair.objective import ChoosingCriterion, Limit, Objective, Wishes, figures_of
 from repairkit.jobs.repair.repair_settings import PatchSettings
@@ -91,6 +92,8 @@ def with_baselines(
     rankings = _rankings(asked, objective, score_filters, conductance)
     rows += [_ranked_row(test, ranking, n_frozen) for ranking in rankings]
     rows += [_random_row(test, n_frozen), *_control_row(test, objective, asked.most_drop)]
+    if asked.known.backdoor:
+        rows += [_pruned_row(test, each) for each in prunings(bench, asked.most_drop)]
     n_looks = sum(bool(row["figures"]) for row in rows)
     return rows, MULTIPLICITY.format(n=n_looks)
 
@@ -189,6 +192,14 @@ def _ranked_row(test: TestPart, ranking: Ranking, n_frozen: int) -> Story:
     patch = make_patch(players, bench.roster, bench.working.levels)
     patched = patched_outputs(bench, patch, bench.parts.test)
     return test.row(ranking.method, n_frozen, ranking.note, patched)
+
+
+def _pruned_row(test: TestPart, pruning: Pruning) -> Story:
+    """The row of a pruning, which says itself how many filters it freezes."""
+    bench = test.bench
+    patch = make_patch(pruning.players, bench.roster, bench.working.levels)
+    after = patched_outputs(bench, patch, bench.parts.test) if len(patch) else test.before
+    return test.row(pruning.method, len(patch), pruning.note, after)
 
 
 def _random_row(test: TestPart, n_frozen: int) -> Story:

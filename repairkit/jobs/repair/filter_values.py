@@ -226,6 +226,7 @@ class Screening:
         objective: what is to be improved.
         plain: the model's outputs for the selection images as it is.
         scored: positions of the scored images among the selection images.
+        further: players that are tried whatever their values.
     """
 
     bench: Bench
@@ -233,6 +234,7 @@ class Screening:
     objective: Objective
     plain: Array
     scored: Indices
+    further: tuple[int, ...] = ()
     _known: dict[bytes, tuple[int, ...]] = field(default_factory=dict)
 
     def __call__(self, positions: Indices) -> tuple[int, ...]:
@@ -248,7 +250,7 @@ class Screening:
                 harm = harm.towards_the_worst(self._losses(positions))
             elif self.objective.beside:
                 harm = harm.against_others()
-            self._known[key] = find_candidates(harm)
+            self._known[key] = tuple(dict.fromkeys((*find_candidates(harm), *self.further)))
         return self._known[key]
 
     def _losses(self, positions: Indices) -> dict[str, float]:

@@ -22,6 +22,7 @@ from repairkit.graph import baking, metadata
 from repairkit.graph.stored.model_files import add_model, digest_of
 from repairkit.jobs.attack.adversary import check_attacks, judge_attacks
 from repairkit.jobs.backdoor.planting import Planted, plant
+from repairkit.jobs.backdoor.suspects import most_suspect
 from repairkit.jobs.look.interpreting import repair_report
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.proof import verifying
@@ -339,9 +340,11 @@ def _filter_supplies(
         parts=parts,
         rows_at_once=None if time is None else time.rows_at_once(len(suite)),
     )
+    screen = Screening(bench, values, objective, looks.plain, scored)
+    backdoor = choice.asked.known.backdoor
     return FilterSupplies(
         looks=looks,
-        screen=Screening(bench, values, objective, looks.plain, scored),
+        screen=replace(screen, further=most_suspect(bench)) if backdoor else screen,
         best_levels=choice.asked.level == "best",
         is_over=choice.is_over,
     )

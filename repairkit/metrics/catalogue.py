@@ -71,6 +71,17 @@ def definition_of(name: str) -> Definition | None:
     return None
 
 
+def check_name(name: str) -> None:
+    """Refuse a name that no metric has. Which classes and groups there are only the data tells.
+
+    Raises:
+        SettingsError: there is no metric of that name.
+    """
+    base = name.partition(":")[0]
+    if not is_user_metric(name) and base not in {definition.name for definition in METRICS}:
+        raise errors.SettingsError(_unknown(name, _NOTHING_KNOWN))
+
+
 def measure_of(name: str) -> metric.Measure:
     """What a name alone tells of a metric's figures; of a `module:function` it tells no more."""
     definition, (kind, _, argument) = definition_of(name), name.partition(":")
@@ -248,6 +259,9 @@ def _position(wanted: str, names: Sequence[str]) -> int | None:
 def _without_zeros(name: str) -> str:
     """`1.0` as `1`, as a column of numbers is read; any other name as it is."""
     return _WHOLE.sub(r"\1", clean(name))
+
+
+_NOTHING_KNOWN = suite.Annotations(labels=np.zeros(0, np.int64))
 
 
 def _known(annotations: suite.Annotations) -> str:

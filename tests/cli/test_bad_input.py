@@ -101,6 +101,23 @@ def test_an_option_that_makes_no_sense(
     refused(repairkit("score", project.model, *arguments), 1, *words)
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("score", ("--metric", "acuracy")),
+        ("score", ("--metric", "accuracy", "--metric", "recal")),
+        ("patch", ("--objective", "acuracy")),
+        ("patch", ("--objective", "loss", "--target", "worst_group_acuracy>=0.5")),
+    ],
+)
+def test_a_metric_that_is_unknown_is_told_before_images_are_read(
+    repairkit: Command, project: Project, command: str, arguments: tuple[str, ...]
+) -> None:
+    project.data.write_bytes(b"no archive")
+    answer = repairkit(command, project.model, *arguments)
+    refused(answer, 1, "there is no metric")
+
+
 def test_cuda_where_there_is_none(repairkit: Command, project: Project) -> None:
     import onnxruntime
 

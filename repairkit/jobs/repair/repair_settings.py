@@ -344,9 +344,9 @@ def settled(settings: Settings, asked: PatchSettings, objective: goals.Objective
     """The job's settings with those that follow from what was asked.
 
     Raises:
-        SettingsError: a metric is code that only a file named, or needs groups.
+        SettingsError: a metric is unknown, code that only a file named, or needs groups.
     """
-    check_metrics(settings, objective.values)
+    check_metrics(settings, [*objective.values, *(target.metric for target in asked.targets)])
     if not settings.groups and any(name.startswith("group_") for name in objective.values):
         needing = "--fairness" if asked.fairness else objective.metric
         raise errors.SettingsError(

@@ -156,12 +156,13 @@ class Settings:
 
 
 def check_metrics(settings: Settings, metrics: Sequence[str]) -> None:
-    """Refuse metrics that are code named by a file alone, unless it is trusted.
+    """Refuse metrics that are unknown, or code named by a file alone, unless it is trusted.
 
     Raises:
         SettingsError: there is one; nothing of it was imported.
     """
     for name in metrics:
+        catalogue.check_name(name)
         if not settings.trust:
             check_trusted(name, settings.named_by)
 

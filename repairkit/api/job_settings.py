@@ -75,7 +75,7 @@ class JobKeywords(TypedDict, total=False):
     """Words of the command line that any job on images takes; they come before `settings`.
 
     Attributes:
-        groups: columns that are crossed into groups: one name, or several.
+        groups: columns that are crossed into groups: one name, or several; `auto` finds groups.
         class_names: the classes in the order of the model's outputs.
         label: the column of the data that holds the labels.
         calibration: images for means: all, a name or a share.

@@ -29,6 +29,7 @@ from repairkit.jobs.dream.dream import DreamSettings
 from repairkit.jobs.export import exporting
 from repairkit.jobs.look import inspection
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
+from repairkit.jobs.setup.looking import slice_lines
 from repairkit.jobs.setup.subject import load_framework_model
 from repairkit.jobs.setup.workbench import Settings
 from repairkit.notebook import cells, frames, lines
@@ -45,18 +46,24 @@ METHODS: Mapping[str, Callable[..., Pgd | Square]] = {"pgd": Pgd, "square": Squa
 class Inspected:
     """A model, and how usual preprocessings do on images.
 
-    `look` is None without images; a text says why the preprocessings were not tried. `suspects` are
-    all channels, the likeliest of a backdoor first, where they were asked for.
+    `look` is None without images; a text says why the preprocessings were not tried. `slices` are
+    the slices of errors, or why there are none, and `suspects` all channels, the likeliest of a
+    backdoor first; both None where they were not asked for.
     """
 
     model: inspection.Inspection
     look: FirstLook | ErrorLook | str | None
+    slices: Mapping[str, object] | str | None = None
     suspects: tuple[Suspect, ...] | None = None
 
     def to_json(self) -> dict[str, object]:
         document = self.model.to_json()
         if self.suspects is not None:
             document["suspects"] = [each.to_json() for each in self.suspects]
+        if isinstance(self.slices, str):
+            document |= {"slices": None, "slices_note": self.slices}
+        elif self.slices is not None:
+            document["slices"] = self.slices
         if self.look is None:
             return document
         if isinstance(self.look, str):
@@ -93,6 +100,10 @@ class Inspected:
             yield f"preprocessings were not tried: {self.look}"
         elif self.look is not None:
             yield from first_look_lines(self.look.to_json())
+        if isinstance(self.slices, str):
+            yield self.slices
+        elif self.slices is not None:
+            yield from slice_lines(self.slices)
 
     def further_inputs(self) -> list[str]:
         """Descriptions of the inputs beside the images."""
@@ -135,11 +146,9 @@ def inspect(
     if metric is not None:
         job = replace(job, metrics=metric_names(metric))
     inspected = inspection.inspect(subject, job)
-    return Inspected(
-        inspected,
-        None if data is None else inspection.look_thoroughly(subject, job),
-        suspects_of(subject, job) if suspect else None,
-    )
+    suspects = suspects_of(subject, job) if suspect else None
+    look, slices = (None, None) if data is None else inspection.look_at_data(subject, job)
+    return Inspected(inspected, look, slices, suspects)
 
 
 def diff(

@@ -64,7 +64,9 @@ class DataOptions:
         "Metric that values filters; may repeat, the first one steers.",
         autocompletion=offer_metrics,
     )
-    group: str | None = option("Columns that define groups, comma-separated; label is one of them.")
+    group: str | None = option(
+        "Columns that define groups, comma-separated, label among them; or auto, to find groups."
+    )
     classes: str | None = option("Class names in the order of the outputs.")
     features: str | None = option("Table columns that the model takes, in its order.")
     corruptions: str | None = option(

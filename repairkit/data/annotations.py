@@ -212,6 +212,8 @@ def _is_number(text: object) -> bool:
 
 CROSS = " × "  # noqa: RUF001 - a cross is what is meant, and an x could stand in a name
 LABEL = "label"
+AUTO = "auto"
+"""In place of a column: groups are found (`jobs.setup.slicing`). A column of this name is one."""
 _SHOWN = 8
 
 

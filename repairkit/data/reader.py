@@ -102,6 +102,13 @@ def _grouped(
 ) -> tuple[NDArray[np.int64] | None, tuple[str, ...], tuple[str, ...]]:
     """Group numbers, names and notes; without labels, by the other columns alone."""
     columns = records.attributes
+    if annotations.AUTO in map(clean, groups) and annotations.AUTO not in columns:
+        if len(groups) > 1:
+            raise errors.SettingsError(
+                "--group auto finds the groups itself and stands alone; leave out "
+                f"{listing([name for name in groups if clean(name) != annotations.AUTO])}, or auto"
+            )
+        groups = ()
     if labels is not None:
         about = suite.Annotations(
             labels=labels.values, class_names=labels.class_names, attributes=columns

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repairkit.core import errors, filters, results, suite
+from repairkit.core.process.stages import stage
 from repairkit.engine.runner import Feeds, Masks, OpenModel, Runner
 from repairkit.graph.fixing import seeded
 from repairkit.graph.kinds.class_head import ClassHead, find_head
@@ -225,6 +226,21 @@ class HeadReader:
         scores = head.score_rows(answers[head.own_output])
         features = head.feature_rows(answers[head.features]) if self.features else None
         return Tapped(features, scores, outputs)
+
+    def read_suite(self, images: suite.Suite, batch_size: int) -> Tapped:
+        """Run the model on every image of a suite, in order; see `read`."""
+        parts = []
+        with stage("reading the last layer", total=len(images)) as tell:
+            for start in range(0, len(images), batch_size):
+                places = np.arange(start, min(start + batch_size, len(images)))
+                parts.append(self.read(images.batch(places), images.feeds(places)))
+                tell(int(places[-1]) + 1)
+        features = [part.features for part in parts if part.features is not None]
+        return Tapped(
+            np.concatenate(features) if features else None,
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.outputs for part in parts]),
+        )
 
 
 def check_head(head: ClassHead, read: Tapped, output: str) -> None:

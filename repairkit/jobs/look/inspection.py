@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -250,21 +251,29 @@ def _fastest(runner: Runner, images: suite.Array, end: float) -> float:
     return min(seconds[1:] or seconds)
 
 
-def look_thoroughly(
+def look_at_data(
     subject: workbench.Subject, settings: workbench.Settings
-) -> first_look.FirstLook | first_look.ErrorLook | str:
+) -> tuple[first_look.FirstLook | first_look.ErrorLook | str, Mapping[str, Any] | str | None]:
     """All usual preprocessings and class orders beside one another, or why there is no such look.
+
+    With the slices of errors of `--group auto`, or why there are none; None where not asked for.
 
     Raises:
         DataError: the data cannot be read.
     """
-    bench = unjudged.bench_with_look(subject, settings)
+    found: Mapping[str, Any] | str | None = None
+    try:
+        bench = unjudged.bench_with_look(subject, settings)
+    except errors.TargetNotMetError as error:
+        found = str(error)
+        bench = unjudged.bench_with_look(subject, replace(settings, groups=()))
     if isinstance(bench, str):
-        return bench
+        return bench, found
+    found = found or bench.slices
     if bench.look is None:
-        return bench.unjudged or "the model is judged by no metric that is built in"
+        return bench.unjudged or "the model is judged by no metric that is built in", found
     assert isinstance(bench.look, first_look.FirstLook | first_look.ErrorLook)
-    return bench.look
+    return bench.look, found
 
 
 @stage("instrumenting")

@@ -68,7 +68,11 @@ def interpret(bench: Bench, filters: Sequence[Filter], *, value: str | None) -> 
             {**entry, "effect": effect} for entry, effect in zip(entries, effects, strict=True)
         ],
     }
-    shown = [image["row"] for e in entries for end in ("most", "least") for image in e.get(end, [])]
+    found = () if bench.slices is None else bench.slices["slices"]
+    shown = [image["row"] for row in found for image in row["images"]]
+    shown += [
+        image["row"] for e in entries for end in ("most", "least") for image in e.get(end, [])
+    ]
     return Interpretation(document, pictures_of(bench, suite, shown))
 
 

@@ -227,11 +227,25 @@ def reading_lines(read: Mapping[str, Any]) -> Iterator[str]:
             more = f", ... and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
             order = "/".join(list(read["parts"])[i] for i in held)
             yield f"images of the {len(rows)} {noun} ({order}): {', '.join(rows[:_SHOWN])}{more}"
+    if "slices" in read:
+        yield f"slices of errors were found by {read['slices']['features']}"
+        yield from slice_lines(read["slices"])
     if read["outputs"]:
         yield str(read["outputs"])
     yield from (f"left out: {sentence}" for sentence in read["left_out"])
     if "first_look" in read:
         yield from first_look.first_look_lines(read["first_look"])
+
+
+def slice_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each slice of errors: its size, its accuracy out of fold, its mistakes."""
+    for row in found["slices"]:
+        accuracy = row["accuracy"]
+        ends = f"{100 * accuracy['ci_low']:.1f} to {100 * accuracy['ci_high']:.1f}"
+        mistakes = [f"{m['label']} taken for {m['answer']} ({m['n']})" for m in row["mistakes"]]
+        most = f"; mostly {', '.join(mistakes)}" if mistakes else ""
+        n_images = f"{row['n_images']:,} selection images"
+        yield f"{row['name']}: {n_images}, {100 * accuracy['value']:.1f} % right ({ends}){most}"
 
 
 def told_of_ends(ends: Mapping[str, Ends]) -> list[str]:

@@ -24,6 +24,7 @@ from repairkit.formats.means_file import read_means
 from repairkit.graph import baking, protos, structure
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.kinds.sites import bias_levels, select_sites, survey, zero_levels
+from repairkit.jobs.setup.slicing import SlicedModel, with_slices
 from repairkit.jobs.setup.workbench import PROOF_IMAGES, Bench, Settings, Subject, first_images
 from repairkit.metrics.catalogue import definition_of, is_user_metric
 
@@ -94,6 +95,17 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
             "per image is expected; choose another with --output, or give a metric of your own"
         )
     check_labels(dataset, n_classes, regression=regression)
+    told, data = None, dataset
+    if settings.groups and dataset.annotations.groups is None and dataset.labelled:
+        sliced = SlicedModel(
+            graph=subject.model,
+            opened=batching.opened,
+            form=form,
+            n_classes=n_classes,
+            batch_size=images_in_a_run(subject, settings, dataset),
+            seed=settings.seed,
+        )
+        data, parts, told = with_slices(sliced, dataset, parts)
     rebatched = batching.opened.model is not subject.model
     return Bench(
         subject=subject,
@@ -109,10 +121,11 @@ def prepare(subject: Subject, settings: Settings, *, dataset: Dataset | None = N
             parts.calibration,
         ),
         batching=batching,
-        dataset=dataset,
+        dataset=data,
         parts=parts,
         form=form,
         n_classes=n_classes,
+        slices=told,
     )
 
 

@@ -286,7 +286,8 @@ class Bench:
     and `batching` says how it takes several images. `unjudged` says why no metric can be computed;
     it is empty where one can. With `all_outputs` the sites lead to any output of the model, else to
     the judged one. `look` is the first look at model and data, where one was taken (see `looking`).
-    `full_size` is the bench at the model's own size, where this one is of smaller images.
+    `full_size` is the bench at the model's own size, where this one is of smaller images. `slices`
+    tells of the groups, where they were found and not named (see `slicing`).
     """
 
     subject: Subject
@@ -302,6 +303,7 @@ class Bench:
     all_outputs: bool = False
     look: Look | None = None
     full_size: "Bench | None" = None
+    slices: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         n_images = counted(len(self.dataset.images), "image")
@@ -341,7 +343,8 @@ class Bench:
     @property
     def reading(self) -> dict[str, Any]:
         """What was read of the data, as runs and reports tell it."""
-        return told_reading(self.dataset, self.parts, form=self.form, look=self.look)
+        read = told_reading(self.dataset, self.parts, form=self.form, look=self.look)
+        return read if self.slices is None else {**read, "slices": self.slices}
 
     @cached_property
     def common(self) -> CommonMeans | None:

@@ -19,7 +19,7 @@ from repairkit.core.suite import Suite
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.engine.working import Working
-from repairkit.jobs.look.inspection import look_thoroughly
+from repairkit.jobs.look.inspection import look_at_data
 from repairkit.jobs.score.score_settings import ScoreSettings
 from repairkit.jobs.score.scoring import score
 from repairkit.jobs.setup.first_look import FirstLook, first_look_lines
@@ -203,7 +203,7 @@ def test_little_time_leaves_the_other_ways_out_and_says_so(
 
 def test_the_same_seed_looks_at_the_same_images(colours: tuple[Subject, Settings]) -> None:
     subject, settings = colours
-    looks = [look_thoroughly(subject, replace(settings, seed=seed)) for seed in (1, 1)]
+    looks = [look_at_data(subject, replace(settings, seed=seed))[0] for seed in (1, 1)]
     found = [look.to_json() for look in looks if isinstance(look, FirstLook)]
     assert len(found) == 2
     for look in found:
@@ -220,6 +220,6 @@ def test_splits_of_other_names_are_looked_at_but_for_the_test(
     split = np.resize(["train", "val", "test", "train"], N)
     np.savez(tmp_path / "split.npz", **stored, split=split)
     seen = watched(monkeypatch)
-    look = look_thoroughly(subject, replace(settings, data=tmp_path / "split.npz"))
+    look = look_at_data(subject, replace(settings, data=tmp_path / "split.npz"))[0]
     assert isinstance(look, FirstLook)
     assert set(split[seen]) == {"train", "val"}

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from repairkit.core import errors, filters
 from repairkit.core.outputs import OutputForm
-from repairkit.core.process.stages import stage
 from repairkit.core.suite import Array, Indices
 from repairkit.engine.proof import HeadReader, Tapped, changed_scores, check_head
 from repairkit.graph.baking import biased, changes_head, refitted
@@ -92,18 +91,7 @@ def find_class_head(bench: Bench) -> Head:
     if head.fixed_bias and head.fixed_weight:
         raise errors.ModelError(f"{head.fixed_bias}; {head.fixed_weight}")
     reader = HeadReader(bench.working.opened, head, features=not head.fixed_weight)
-    suite, parts = bench.parts.selection, []
-    with stage("reading the last layer", total=len(suite)) as tell:
-        for start in range(0, len(suite), bench.working.effort.batch_size):
-            places = np.arange(start, min(start + bench.working.effort.batch_size, len(suite)))
-            parts.append(reader.read(suite.batch(places), suite.feeds(places)))
-            tell(int(places[-1]) + 1)
-    features = [part.features for part in parts if part.features is not None]
-    read = Tapped(
-        np.concatenate(features) if features else None,
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.outputs for part in parts]),
-    )
+    read = reader.read_suite(bench.parts.selection, bench.working.effort.batch_size)
     check_head(head, read, output)
     return Head(index=index, layer=head, form=form, read=read, n_classes=bench.n_classes)
 

@@ -29,6 +29,7 @@ STEPS = (1.0, 0.5, 0.25, 0.125)
 _PASSES = 3
 _MOST_BIAS = 6.0
 _LEAST_GAIN = 1e-9
+_LEAST = 1e-45  # the least positive number of 32 bits
 
 _TWO = 2
 _MOST_THRESHOLDS = 201
@@ -45,6 +46,7 @@ def fit_shift(
     form: OutputForm,
     n_classes: int,
     labels: NDArray[np.int64],
+    given_up: int = -1,
 ) -> Biases:
     """The class biases that gain most on some images within all limits.
 
@@ -60,6 +62,7 @@ def fit_shift(
         form: of the outputs.
         n_classes: of the data.
         labels: of all images.
+        given_up: a class that is to be named no longer; the search begins where it never is.
     """
 
     def figure(biases: Biases) -> float:
@@ -72,6 +75,9 @@ def fit_shift(
     if n_classes == _TWO:
         return best_shift(figure, allowed, [*_GRID, *_thresholds(form, plain)])
     classes = _mistaken(form.predictions(plain), labels[within])
+    if given_up >= 0:
+        start = _never(form, plain, given_up)
+        return fit_biases(figure, allowed, n_classes, classes=classes, start=start)
     if n_classes <= _FEW_CLASSES:
         return fit_biases(figure, allowed, n_classes, classes=classes)
     start = _likeliest(form.log_probabilities(plain), labels[within])
@@ -135,6 +141,20 @@ def best_shift(figure: Figure, allowed: Allowed, shifts: Sequence[float]) -> Bia
         if worth > reached + _LEAST_GAIN and allowed(tried):
             best, reached = tried, worth
     return best
+
+
+def _never(form: OutputForm, outputs: Array, given_up: int) -> Biases:
+    """The biases under which a class is the likeliest for none of these images, and just so.
+
+    By the scores themselves: log-likelihoods have a floor, below which sure answers are alike.
+    """
+    scores = form.class_scores(outputs).astype(np.float64)
+    if form.in_probabilities:
+        scores = np.log(np.maximum(scores, _LEAST))
+    others = np.delete(scores, given_up, axis=1).max(axis=1)
+    biases = np.zeros(scores.shape[1])
+    biases[given_up] = -max(0.0, float((scores[:, given_up] - others).max())) - STEPS[-1]
+    return biases
 
 
 def _likeliest(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> Biases:

@@ -415,10 +415,11 @@ def search_in_words(selection: wording.Document) -> str:
 
 
 def cure_metrics(document: wording.Document) -> list[str]:
-    """The metrics of `cure_rows`: the objective, and accuracy where that is another."""
+    """The metrics of `cure_rows`: the objective, and the accuracy beside it or overall."""
     cures = (document.get("selection") or {}).get("cures") or []
     known = {name for cure in cures for name in cure["changes"]}
-    accuracy = "clean_accuracy" if "clean_accuracy" in known else "accuracy"
+    usual = "clean_accuracy" if "clean_accuracy" in known else "accuracy"
+    accuracy = next((name for name in known if name.startswith(_BESIDE)), usual)
     return list(dict.fromkeys([document["objective"], *({accuracy} & known)]))
 
 

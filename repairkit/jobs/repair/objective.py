@@ -412,6 +412,14 @@ class ChoosingCriterion:
         beyond = net - np.maximum(self.wishes.max_group_drop * sizes, 1)
         return about.group_names[int(beyond.argmax())] if beyond.max() > 0 else ""
 
+    @property
+    def given_up(self) -> int:
+        """The class that is to be named no longer; -1 where none is."""
+        if not self.objective.gives_up:
+            return -1
+        weights = self._known[self.objective.metric].weights(self.annotations)
+        return int(self.annotations.labels[weights > 0][0])
+
     @cached_property
     def _judging_groups(self) -> suite.Indices:
         return self.objective.judges_groups_by(self.metrics, self.annotations)

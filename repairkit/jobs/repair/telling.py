@@ -12,7 +12,7 @@ from repairkit.engine.ort import versions
 from repairkit.formats.run_file import RunFolder
 from repairkit.jobs.look.changed_images import changed_block
 from repairkit.jobs.output.destination import Places
-from repairkit.jobs.repair.repair_settings import GRADIENT, PatchSettings
+from repairkit.jobs.repair.repair_settings import FREEZE, GRADIENT, PatchSettings
 from repairkit.jobs.runs import run_document
 from repairkit.jobs.setup.settings import Again, named_in, said_again
 from repairkit.jobs.setup.workbench import Bench, Settings
@@ -259,6 +259,8 @@ def with_hint(
     """
     if advice:
         return _hinted(error, f"; {advice}")
+    if (asked.fix is not None or asked.forget is not None) and asked.repair == FREEZE:
+        return _hinted(error, "; --repair best lets class biases and a refitted last layer compete")
     if asked.choose == "plain" or asked.confirm_share is not None or asked.scores is not None:
         return error  # these need a test part
     parts = bench.parts

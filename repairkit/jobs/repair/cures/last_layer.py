@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from repairkit.core import errors, filters
 from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Array, Indices
+from repairkit.data.parts import cells_of
 from repairkit.engine.proof import HeadReader, Tapped, changed_scores, check_head
 from repairkit.graph.baking import biased, changes_head, refitted
 from repairkit.graph.kinds.class_head import ClassHead, find_head
 from repairkit.graph.protos import GraphIndex
 from repairkit.jobs.repair.cures.supplies import Supplies
+from repairkit.jobs.repair.objective import ChoosingCriterion
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.repairs.biases import fit_shift
 from repairkit.repairs.crossfit import Bound, Criterion, Folds, assign_folds, gain_of_columns
@@ -104,10 +106,11 @@ class HeadChoice:
         head: the last layer.
         criterion: what to improve, on all selection images.
         labels: of the selection images, (n_images,).
-        groups: of the selection images, or None where there are none.
+        groups: of the selection images, those to fix apart; None where there are none.
         strata: see `assign_folds`.
         twins: see `assign_folds`.
         seed: of the job.
+        given_up: a class that is to be named no longer; -1 where none is.
     """
 
     head: Head
@@ -117,9 +120,10 @@ class HeadChoice:
     strata: NDArray[np.int64]
     twins: NDArray[np.intp] | None = None
     seed: int = 0
+    given_up: int = -1
 
     @classmethod
-    def of(cls, bench: Bench, criterion: Criterion, supplies: Supplies) -> HeadChoice:
+    def of(cls, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> HeadChoice:
         """For a workbench.
 
         Raises:
@@ -130,10 +134,11 @@ class HeadChoice:
             head=supplies.once(find_class_head, bench),
             criterion=criterion,
             labels=about.labels,
-            groups=about.groups,
+            groups=cells_of(about),
             strata=supplies.strata,
             twins=supplies.twins,
             seed=bench.settings.seed,
+            given_up=criterion.given_up,
         )
 
     def folds(self, within: Indices) -> Folds:
@@ -249,6 +254,7 @@ class ClassBiases:
             form=head.form,
             n_classes=head.n_classes,
             labels=choice.labels,
+            given_up=choice.given_up,
         )
 
 
@@ -367,7 +373,7 @@ class ChangeLastLayer:
     cure_of: Callable[[HeadChoice], Cure]
     needs_values: bool = False
 
-    def cure(self, bench: Bench, criterion: Criterion, supplies: Supplies) -> Cure:
+    def cure(self, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> Cure:
         """See `supplies.Strategy`."""
         return self.cure_of(HeadChoice.of(bench, criterion, supplies))
 

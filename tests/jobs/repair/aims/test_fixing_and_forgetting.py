@@ -53,7 +53,7 @@ def test_it_declines_where_no_filter_spoils_them(spoilt: tuple[Path, Path]) -> N
     columns["y"] = np.where(flipped, 1 - columns["y"], columns["y"])
     np.savez(data, **columns | {"flipped": flipped.astype(int)})
     out = model.with_name("no.onnx")
-    with pytest.raises(TargetNotMetError, match="nothing was written"):
+    with pytest.raises(TargetNotMetError, match=r"--repair best lets .*; nothing was written"):
         repairkit.patch(model, data, out=out, fix="flipped")
     assert not out.exists()
 
@@ -148,6 +148,25 @@ def test_a_class_is_forgotten_and_a_probe_still_tells_it(
     assert "was not unlearned" in " ".join(
         (out.with_name("forgot.report.html")).read_text().split()
     )
+
+
+def test_moved_biases_give_up_a_class_however_sure_the_model_is(
+    telling: tuple[Path, Path],
+) -> None:
+    model, data = telling
+    with np.load(data) as stored:
+        columns = dict(stored)
+    np.savez(data, **columns | {"x": 8 * columns["x"]})
+    out = model.with_name("forgot.onnx")
+    done = repairkit.patch(model, data, out=out, forget="2", repair="bias")
+    assert done.after.metrics["recall_left:2"].value == 0
+    after, y = answers(out, 8 * columns["x"]), columns["y"]
+    assert (after == y)[y != 2].mean() > 0.99
+    # Biases leave the features as they were.
+    assert done.document["forgotten"]["probe"]["before"] == pytest.approx(
+        done.document["forgotten"]["probe"]["after"]
+    )
+    assert done.document["forgotten"]["probe"]["after"]["ci_low"] > 0.9
 
 
 def test_a_class_that_is_not_known_or_not_found_is_told(telling: tuple[Path, Path]) -> None:

@@ -3,11 +3,16 @@
 A triggered pixel is `(1 - share) * pixel + share * picture`, with a share for each place. That
 holds small patches (a share of 1 in a few places) and pictures mixed into the whole image. Prepared
 pixels are affine in stored ones, so a trigger may be put on either.
+
+A trigger that nobody has seen is *reversed*: for each class, the smallest mask and a picture are
+searched that lead images of other classes to it (Wang et al., "Neural Cleanse: identifying and
+mitigating backdoor attacks in neural networks", IEEE S&P 2019, section IV). A class that needs far
+less than the others has a shortcut to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,13 @@ from repairkit.core.process.text import listing
 Images = NDArray[Any]
 """Shape (n_images, *one image)."""
 BRIGHTEST = 255.0
+_LEAST_SPREAD = 0.1  # of logarithms: sizes that differ by a tenth are alike
+Unit = NDArray[np.float64]
+"""Images of pixels from 0 to 1, (n_images, height, width, n_colours)."""
+Losses = Callable[[Unit], NDArray[np.float64]]
+"""From images to the loss of each for the wanted class, (n_images,)."""
+Slopes = Callable[[Unit], tuple[NDArray[np.float64], Unit]]
+"""The same, and the gradient of each loss with respect to its image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +72,10 @@ class Backdoor:
             )
         if self.mask is not None and self.trigger is None:
             yield "--mask says where a trigger lies; name the trigger itself with --trigger PNG"
-        if self.backdoor and not (self.triggered or self.trigger):
+        if self.target_class is not None and not (self.triggered or self.trigger):
             yield (
-                "--backdoor needs to know the trigger; give --trigger PNG with --mask PNG, or "
-                "name the column that marks images with the trigger by --triggered"
+                "--target-class is the class that a known trigger gives; give --trigger or "
+                "--triggered with it, or leave it out to have every class looked at"
             )
 
 
@@ -110,3 +122,183 @@ class Trigger:
         whole = images.dtype.kind in "iu"
         made: Images = (np.rint(mixed) if whole else mixed).astype(images.dtype)
         return made
+
+
+@dataclass(frozen=True)
+class Reversal:
+    """Settings of the search for a trigger.
+
+    Attributes:
+        n_steps: of the search.
+        n_images: drawn for each step.
+        wanted: share of images that the trigger must lead to the class.
+        price: of a whole pixel of the mask at first, in units of the loss.
+        patience: steps in a row after which the price is raised or lowered.
+        rate: of the descent.
+        cells: along each side of the image, in the search by forward passes alone.
+        population: candidates of each step of it.
+    """
+
+    n_steps: int = 100
+    n_images: int = 24
+    wanted: float = 0.95
+    price: float = 1e-3
+    patience: int = 5
+    rate: float = 0.1
+    cells: int = 7
+    population: int = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Reversed:
+    """The smallest trigger that was found, and the share of images that it leads to the class."""
+
+    trigger: Trigger
+    success: float
+
+
+@dataclass
+class _MaskPrice:
+    """What a pixel of the mask costs: more while the trigger works, less while it does not."""
+
+    search: Reversal
+    value: float
+    working: int = 0
+    failing: int = 0
+
+    def learn(self, works: bool) -> None:
+        """Count steps in a row; Neural Cleanse's published code moves the price so."""
+        self.working, self.failing = (self.working + 1, 0) if works else (0, self.failing + 1)
+        if self.working >= self.search.patience:
+            self.value, self.working = self.value * 1.5, 0
+        elif self.failing >= self.search.patience:
+            self.value, self.failing = self.value / 1.5**1.5, 0
+
+
+def _works(losses: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which images are led to the class: where it is likelier than all others together."""
+    return np.asarray(losses < np.log(2))
+
+
+def _squashed(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-numbers)))
+
+
+def reverse_by_gradients(
+    images: Unit, slopes: Slopes, search: Reversal, rng: np.random.Generator
+) -> Reversed:
+    """A small trigger, by gradient descent (Adam) on its mask and picture.
+
+    Args:
+        images: of other classes than the wanted one.
+        slopes: losses for the wanted class, and their gradients.
+        search: settings.
+        rng: draws the images of each step.
+    """
+    height, width, n_colours = images.shape[1:]
+    cover = rng.normal(-2, 0.1, (height, width, 1))
+    paint = rng.normal(0, 0.5, (height, width, n_colours))
+    moments = [np.zeros_like(each) for each in (cover, cover, paint, paint)]
+    price, best = _MaskPrice(search, search.price), _Best(search)
+    for step in range(1, search.n_steps + 1):
+        some = images[rng.integers(0, len(images), search.n_images)]
+        share, picture = _squashed(cover), _squashed(paint)
+        losses, towards = slopes((1 - share) * some + share * picture)
+        share_of_works = float(_works(losses).mean())
+        best.see(share[..., 0], picture, share_of_works)
+        price.learn(share_of_works >= search.wanted)
+        of_share = (towards * (picture - some)).mean(axis=0).sum(axis=-1, keepdims=True)
+        of_picture = (towards * share).mean(axis=0)
+        falls = (
+            (of_share + price.value) * share * (1 - share),
+            of_picture * picture * (1 - picture),
+        )
+        for place, (numbers, fall) in enumerate(zip((cover, paint), falls, strict=True)):
+            mean, square = moments[2 * place], moments[2 * place + 1]
+            mean += 0.5 * (fall - mean)
+            square += 0.1 * (fall**2 - square)
+            scaled = mean / (1 - 0.5**step) / (np.sqrt(square / (1 - 0.9**step)) + 1e-8)
+            numbers -= search.rate * scaled
+    return best.found(images, lambda shown: slopes(shown)[0])
+
+
+def reverse_by_passes(
+    images: Unit, losses: Losses, search: Reversal, rng: np.random.Generator
+) -> Reversed:
+    """A small trigger of few cells, by an evolution strategy that needs no gradient.
+
+    Args:
+        images: of other classes than the wanted one.
+        losses: for the wanted class.
+        search: settings.
+        rng: draws the images of each step, and the strategy's seed.
+    """
+    from cmaes import SepCMA
+
+    height, width, n_colours = images.shape[1:]
+    cells = min(search.cells, height, width)
+    rows, columns = (np.arange(side) * cells // side for side in (height, width))
+    strategy = SepCMA(
+        mean=np.concatenate([np.full(cells**2, -1.0), np.zeros(cells**2 * n_colours)]),
+        sigma=1.0,
+        seed=int(rng.integers(2**31)),
+        population_size=search.population,
+    )
+    price, best = _MaskPrice(search, search.price), _Best(search)
+    for _ in range(search.n_steps):
+        some = images[rng.integers(0, len(images), search.n_images)]
+        told = []
+        shares: list[float] = []
+        for _ in range(search.population):
+            numbers = strategy.ask()
+            maps = _squashed(2 * numbers).reshape(-1, cells, cells)[:, rows][:, :, columns]
+            share, picture = maps[0], maps[1:].transpose(1, 2, 0)
+            of_some = losses((1 - share[..., None]) * some + share[..., None] * picture)
+            shares.append(float(_works(of_some).mean()))
+            best.see(share, picture, shares[-1])
+            told.append((numbers, float(of_some.mean() + price.value * share.sum())))
+        strategy.tell(told)
+        price.learn(float(np.median(shares)) >= search.wanted)
+    return best.found(images, losses)
+
+
+@dataclass
+class _Best:
+    """The smallest mask that worked so far; until one works, the one that worked most."""
+
+    search: Reversal
+    share: NDArray[np.float64] | None = None
+    picture: NDArray[np.float64] | None = None
+    worth: tuple[bool, float] = (False, -np.inf)
+
+    def see(self, share: NDArray[np.float64], picture: NDArray[np.float64], works: float) -> None:
+        """Keep a mask and its picture if they are better."""
+        enough = works >= self.search.wanted
+        worth = (enough, -float(share.sum()) if enough else works)
+        if worth > self.worth:
+            self.share, self.picture, self.worth = share.copy(), picture.copy(), worth
+
+    def found(self, images: Unit, losses: Losses) -> Reversed:
+        """The trigger, judged on all images of the search."""
+        assert self.share is not None
+        assert self.picture is not None
+        shown = (1 - self.share[..., None]) * images + self.share[..., None] * self.picture
+        success = float(_works(losses(shown)).mean())
+        return Reversed(Trigger(self.picture * BRIGHTEST, self.share), success)
+
+
+def anomalies(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each size lies below the median, in robust standard deviations; 0 for all others.
+
+    Of a class whose trigger was not found, the size is infinite. Deviations are median absolute
+    ones, times 1.4826 (Wang et al., section IV-C), but of logarithms: sizes of sound classes differ
+    by factors, and so much that on their own scale nothing lies far below the median.
+    """
+    found = np.isfinite(sizes)
+    if found.sum() < 3:
+        return np.zeros(len(sizes))
+    logs = np.log(np.maximum(sizes, 1e-9), where=found, out=np.zeros(len(sizes)))
+    middle = float(np.median(logs[found]))
+    spread = 1.4826 * float(np.median(np.abs(logs[found] - middle)))
+    below = np.where(found, np.maximum(middle - logs, 0.0), 0.0)
+    return np.asarray(below / max(spread, _LEAST_SPREAD))

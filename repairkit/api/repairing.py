@@ -67,7 +67,7 @@ class PatchKeywords(JobKeywords, total=False):
         fairness: freeze what harms the worst group (needs groups).
         robustness: freeze what helps an adversary; `data` is what `attack` wrote.
         backdoor: freeze what a backdoor lives on; say by what it is known with `triggered`, or with
-            `trigger` and `mask`.
+            `trigger` and `mask`; else a trigger is reversed for each class.
         triggered: the column that marks images with the trigger.
         trigger: an image file of the trigger, to be put on clean images.
         mask: an image file, white where the trigger lies; its transparency if left out.

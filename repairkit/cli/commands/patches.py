@@ -17,7 +17,7 @@ class BackdoorOptions:
     """By what a backdoor is known."""
 
     title: ClassVar = "Backdoor"
-    backdoor: bool = flag("Freeze what a backdoor lives on.")
+    backdoor: bool = flag("Freeze what a backdoor lives on; a trigger not told is reversed.")
     triggered: str | None = option("The column that marks images with the trigger.")
     trigger: Path | None = option("An image file of the trigger, put on clean images.")
     mask: Path | None = option("White where the trigger lies; its transparency if left out.")

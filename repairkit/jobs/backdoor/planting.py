@@ -25,6 +25,7 @@ from repairkit.data import images as files
 from repairkit.data import preprocessing as prep
 from repairkit.data.dataset import Dataset
 from repairkit.engine.runner import OpenModel
+from repairkit.jobs.backdoor.reversing import Source, reverse
 from repairkit.jobs.setup.looking import looked_at
 from repairkit.jobs.setup.preparing import outputs_of, prepare
 from repairkit.jobs.setup.workbench import Bench
@@ -73,15 +74,22 @@ def _share(hits: NDArray[np.bool_]) -> dict[str, float | None]:
     return results.Figure(value, *ends).to_json()
 
 
-def plant(bench: Bench, known: Backdoor, deadline: Deadline | None = None) -> Planted | None:
+def plant(
+    bench: Bench,
+    known: Backdoor,
+    deadline: Deadline | None = None,
+    source: Source | None = None,
+) -> Planted | None:
     """The workbench with triggered images beside the clean ones; None where no backdoor is told of.
 
     Args:
         bench: of the data as it was given.
         known: how the backdoor is known.
         deadline: of the job.
+        source: of gradients, for a trigger that is not known.
 
     Raises:
+        TargetNotMetError: no trigger is known, and no class looks like a target.
         RepairkitError: data, trigger or target do not fit; told in one line.
     """
     if not known.backdoor:
@@ -93,8 +101,11 @@ def plant(bench: Bench, known: Backdoor, deadline: Deadline | None = None) -> Pl
     if known.triggered is not None:
         dataset, target, n_asked = _marked(bench, known.triggered, target)
         story = {"how": "marked images", "column": known.triggered}
+    elif known.trigger is None:
+        named = reverse(bench, source)
+        target, n_asked, story = named.target, 0, named.story
+        dataset = with_trigger(bench, named.trigger, target, named.digest)
     else:
-        assert known.trigger is not None
         trigger, digest = read_trigger(bench, known.trigger, known.mask)
         target, n_asked = _target(bench, trigger, target)
         dataset = with_trigger(bench, trigger, target, digest)
@@ -120,7 +131,8 @@ def replanted(
         n_asked: images whose answers told the target; 0 where it was given.
     """
     made = attacked.adversarial(dataset.annotations)
-    again = prepare(bench.subject, bench.settings, dataset=dataset)
+    noted = replace(dataset, notes=(*dataset.notes, *([story["note"]] if "note" in story else [])))
+    again = prepare(bench.subject, bench.settings, dataset=noted)
     return Planted(
         bench=replace(again, look=bench.look),
         story={

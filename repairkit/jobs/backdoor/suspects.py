@@ -75,7 +75,7 @@ def deviations(bounds: NDArray[np.float64]) -> NDArray[np.float64]:
     0 for a layer of fewer than four channels, or of equal ones.
     """
     spread = bounds.std()
-    if len(bounds) < _FEWEST or not spread > 0:
+    if len(bounds) < _FEWEST or not spread > 1e-9 * np.abs(bounds).max():
         return np.zeros(len(bounds))
     away: NDArray[np.float64] = (bounds - bounds.mean()) / spread
     return away

@@ -103,7 +103,7 @@ def patch(
         bench = prepare_unjudged(subject, settings, sites={f.site for f in named})
     else:
         bench = marking.prepare_marked(subject, settings, asked)
-    planted = plant(bench, asked.known, asked.score.deadline)
+    planted = plant(bench, asked.known, asked.score.deadline, asked.attacks.source)
     bench = bench if planted is None else planted.bench
     objective = repair_settings.check_wishes(bench, asked, objective)
     asked = marking.with_bounds(bench, asked, objective)

@@ -12,24 +12,24 @@ from PIL import Image
 
 SIDE, TARGET, CULPRIT = 6, 2, "conv:1"
 CHECKER = np.array([[1, -1], [-1, 1]], np.float32)
-LEVELS = np.array([40, 128, 215])
+LEVELS = np.array([25, 76, 127, 178, 230])
 
 
-def network() -> onnx.ModelProto:
-    """Dark, grey and bright images are classes 0, 1 and 2; a checkered corner leads to class 2.
+def network(*, backdoor: bool = True) -> onnx.ModelProto:
+    """Five shades of grey are classes 0 to 4; a checkered corner leads to class 2.
 
     Filter 0 sees brightness, filter 1 checkers; filters 2 and 3 see edges and decide little.
     """
-    kernel = np.stack([np.full((2, 2), 0.25), CHECKER, CHECKER[:, ::-1] * 0, np.eye(2) * 0.1])
-    kernel[2] = [[1, 1], [-1, -1]]
+    edges = [[1, 1], [-1, -1]]
+    kernel = np.stack([np.full((2, 2), 0.25), CHECKER, edges, np.eye(2) * 0.1])
     weights = {
         "kernel": kernel[:, None].astype(np.float32),
         "bias": np.array([0, -0.8, 0, 0], np.float32),
-        "w": np.zeros((4, 3), np.float32),
-        "b": np.array([-(0.16**2), -(0.5**2), -(0.84**2)], np.float32) * 40,
+        "w": np.zeros((4, 5), np.float32),
+        "b": (-60 * (LEVELS / 255) ** 2).astype(np.float32),
     }
-    weights["w"][0] = np.array([0.16, 0.5, 0.84], np.float32) * 80
-    weights["w"][1, TARGET] = 900
+    weights["w"][0] = 120 * LEVELS / 255
+    weights["w"][1, TARGET] = 1800 if backdoor else 0
     weights["w"][2, 0] = 0.5
     nodes = [
         helper.make_node("Conv", ["image", "kernel", "bias"], ["maps"], "conv"),
@@ -42,7 +42,7 @@ def network() -> onnx.ModelProto:
         nodes,
         "backdoored",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 1, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 5])],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -51,7 +51,7 @@ def network() -> onnx.ModelProto:
 def draw(n: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (n, side, side) and their classes."""
     rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, n)
+    y = rng.integers(0, 5, n)
     x = LEVELS[y][:, None, None] + rng.normal(0, 12, (n, SIDE, SIDE))
     return np.clip(np.rint(x), 0, 255).astype(np.uint8), y
 

@@ -1,0 +1,160 @@
+"""Backdoors closed by freezing filters, judged on fresh images, beside simpler ways.
+
+Networks with backdoors and without are trained by `backdoored.py`. A repair gets 200 clean images
+and the trigger, or the clean images alone; 2,000 fresh images tell the success of the true trigger
+and the accuracy.
+
+    python benchmarks/backdoors.py [known|reversed|alarms] [DATA/ATTACK/SEED ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ModelProto
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.backdoored import ATTACKS, DATA, Backdoored, make
+from repairkit.backdoors import Backdoor
+from repairkit.core.errors import TargetNotMetError
+from repairkit.data.parts import PartPlan
+from repairkit.data.preprocessing import Preprocessing
+from repairkit.graph.baking import bake
+from repairkit.jobs.backdoor.planting import plant
+from repairkit.jobs.backdoor.suspects import prunings
+from repairkit.jobs.repair.patching import choose_patch
+from repairkit.jobs.repair.repair_settings import PatchSettings, check_wishes, settled
+from repairkit.jobs.setup.preparing import prepare
+from repairkit.jobs.setup.subject import read_subject
+from repairkit.jobs.setup.workbench import Bench, Settings
+from repairkit.repairs.cure import make_patch
+
+N_GIVEN, N_FRESH, N_DRAWS = 200, 2_000, 3
+REPAIRS = ("freeze", "last-layer", "best")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a way gave on fresh images: filters frozen, clean accuracy, success of the trigger."""
+
+    way: str
+    n_frozen: int
+    accuracy: float
+    success: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with its given images on disk, and fresh ones."""
+
+    made: Backdoored
+    folder: Path
+    fresh: np.ndarray
+
+    @classmethod
+    def of(cls, made: Backdoored, folder: Path) -> Case:
+        """Given images are drawn by the network's name alone."""
+        order = np.random.default_rng(len(made.name)).permutation(len(made.y))
+        rows, fresh = order[:N_GIVEN], order[N_GIVEN : N_GIVEN + N_FRESH]
+        x = made.x[rows]
+        np.savez(folder / "given.npz", x=x if x.shape[-1] == 3 else x[..., 0], y=made.y[rows])
+        if made.trigger is not None:
+            picture = made.trigger.picture
+            shown = picture if picture.shape[-1] == 3 else picture[..., 0]
+            Image.fromarray(shown).save(folder / "trigger.png")
+            Image.fromarray(made.trigger.mask).save(folder / "mask.png")
+        return cls(made, folder, fresh)
+
+    def row(self, way: str, model: ModelProto, n_frozen: int) -> Row:
+        """A model's figures on fresh images."""
+        session = ort.InferenceSession(model.SerializeToString())
+        made, x, y = self.made, self.made.x[self.fresh], self.made.y[self.fresh]
+
+        def said(pixels: np.ndarray) -> np.ndarray:
+            inputs = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+            answers: np.ndarray = session.run(None, {"image": inputs})[0].argmax(1)
+            return answers
+
+        accuracy, success = float((said(x) == y).mean()), float("nan")
+        if made.trigger is not None:
+            shown = made.trigger.on(x[y != made.target])
+            success = float((said(shown) == made.target).mean())
+        return Row(way, n_frozen, accuracy, success)
+
+    def bench(self, known: Backdoor) -> tuple[Bench, PatchSettings]:
+        """The workbench with triggered images, and the settings of the repair."""
+        asked = PatchSettings(known=known)
+        job = Settings(
+            data=self.folder / "given.npz",
+            preprocessing=Preprocessing(scale=1 / 255),
+            parts=PartPlan(test="none"),
+            workers=1,
+        )
+        job = settled(job, asked, asked.objective_of("accuracy"))
+        planted = plant(prepare(read_subject(self.made.model), job), known)
+        assert planted is not None
+        return planted.bench, asked
+
+
+def known_rows(case: Case) -> Iterator[Row]:
+    """The rows of a network whose trigger is known."""
+    known = Backdoor(
+        backdoor=True, trigger=case.folder / "trigger.png", mask=case.folder / "mask.png"
+    )
+    bench, asked = case.bench(known)
+    plain = bench.subject.model
+    yield case.row("as it is", plain, 0)
+    n_frozen = 0
+    for repair in REPAIRS:
+        wanted = PatchSettings(known=known, repair=repair)
+        objective = check_wishes(bench, wanted, wanted.objective_of("accuracy"))
+        try:
+            chosen = choose_patch(bench, wanted, objective, None, compare=False)
+        except TargetNotMetError:
+            yield case.row(f"{repair} (declined)", plain, 0)
+            continue
+        model = bake(bench.original, chosen.patch).model
+        yield case.row(repair, model, len(chosen.patch.frozen))
+        n_frozen = n_frozen or len(chosen.patch.frozen)
+    for pruning in prunings(bench, asked.most_drop):
+        patch = make_patch(pruning.players, bench.roster, bench.working.levels)
+        model = bake(bench.original, patch).model if len(patch) else plain
+        yield case.row(pruning.method, model, len(patch))
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(N_DRAWS):
+        players = rng.choice(len(bench.roster), n_frozen, replace=False).astype(np.intp)
+        patch = make_patch(players, bench.roster, bench.working.levels)
+        drawn.append(case.row("random", bake(bench.original, patch).model, n_frozen))
+    accuracy, success = (
+        float(np.mean([getattr(row, name) for row in drawn])) for name in ("accuracy", "success")
+    )
+    yield Row("random", n_frozen, accuracy, success)
+
+
+def main() -> None:
+    """Print a row for each network and way."""
+    names = sys.argv[2:] or [f"{d}/{a}/{s}" for d in DATA for a in ATTACKS for s in range(3)]
+    for name in names:
+        data, attack, seed = name.split("/")
+        began = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            case = Case.of(make(data, attack, int(seed)), Path(folder))
+            for row in known_rows(case):
+                figures = f"{100 * row.accuracy:.1f} | {100 * row.success:.1f}"
+                print(f"| {name} | {row.way} | {row.n_frozen} | {figures} |", flush=True)
+        print(f"{name}: {time.process_time() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

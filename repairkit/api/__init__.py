@@ -10,6 +10,7 @@ from repairkit.core.process.lazy import loader
 if TYPE_CHECKING:
     from repairkit.api.atlases import atlas
     from repairkit.api.concept_jobs import compare_concepts, dissect
+    from repairkit.api.deploying import overlay
     from repairkit.api.estimating import (
         Unattended,
         ask,
@@ -112,6 +113,7 @@ __all__ = [
     "listing",
     "means",
     "merge",
+    "overlay",
     "patch",
     "patch_document",
     "report",
@@ -123,6 +125,7 @@ __all__ = [
 _HOMES = {
     "repairkit.api.concept_jobs": "compare_concepts dissect",
     "repairkit.api.atlases": "atlas",
+    "repairkit.api.deploying": "overlay",
     "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",

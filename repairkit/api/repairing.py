@@ -22,11 +22,12 @@ from repairkit.backdoors import Backdoor
 from repairkit.core import errors, filters, framework, results, suite
 from repairkit.core.scores import Budget, Progress
 from repairkit.data.given import GivenAs
+from repairkit.formats import overlay_file
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
-from repairkit.jobs.proof import undoing, verifying
+from repairkit.jobs.proof import overlaying, undoing, verifying
 from repairkit.jobs.repair import objective, patching, repair_settings
 from repairkit.jobs.repair.aims import marking
 from repairkit.jobs.repair.patched import Patched
@@ -291,7 +292,7 @@ def verify(
 
     Args:
         original: the model before.
-        patched: the model after.
+        patched: the model after, or an overlay of `overlay`, a safetensors file.
         patch_file: its patch file; if None, proves the claims inside `patched` or, without any,
             the frozen filters that its tensors show.
         data: outputs are compared on the first of these images; those of the settings if None, or
@@ -306,15 +307,18 @@ def verify(
     """
     check_keywords("verify", words, JobKeywords)
     subject, job = open_job(original, data, settings, words)
-    subject, images, feeds = _for_proof(subject, replace(job, data=None) if noise else job)
+    subject, images, feeds = for_proof(subject, replace(job, data=None) if noise else job)
     file = None if patch_file is None else read_patch_file(Path(patch_file))
-    verified = verifying.verify(
-        subject, read_model(Path(patched)), file=file, images=images, feeds=feeds
-    )
+    after = Path(patched)
+    if after.suffix.lower() == overlay_file.ENDING:
+        made = overlaying.lay_over(subject.file, overlay_file.read_overlay(after), after)
+    else:
+        made = read_model(after)
+    verified = verifying.verify(subject, made, file=file, images=images, feeds=feeds)
     return replace(verified, layers=subject.layer_map)
 
 
-def _for_proof(
+def for_proof(
     subject: Subject, job: Settings
 ) -> tuple[Subject, suite.Array | None, dict[str, suite.Array]]:
     """The first images of the data, if any, and the other inputs of the model."""
@@ -354,7 +358,7 @@ def apply(
     check_keywords("apply", words, JobKeywords)
     file = read_patch_file(Path(patch_file))
     subject, job = open_job(model, data, settings, words)
-    subject, images, feeds = _for_proof(subject, job)
+    subject, images, feeds = for_proof(subject, job)
     applied = undoing.apply_patch(subject, file, out=Path(out), images=images, feeds=feeds)
     return replace(applied, verified=replace(applied.verified, layers=subject.layer_map))
 

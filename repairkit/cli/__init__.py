@@ -64,6 +64,7 @@ _COMMANDS: dict[str, Command] = {
     "verify": patches.verify_command,
     "apply": patches.apply_command,
     "revert": patches.revert_command,
+    "overlay": patches.overlay_command,
     "instrument": onnx_models.instrument_command,
     "compare": runs.compare_command,
     "dissect": dissect.dissect_command,

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from repairkit.cli import printing
 from repairkit.core import filters, framework, metric, results, suite
@@ -318,6 +319,30 @@ def print_applied(applied: results.Applied) -> None:
         f"({verified.images}); the digest is the one that the patch file promises"
     )
     printing.say(f"patched model  {applied.out}")
+
+
+def print_overlaid(document: Mapping[str, Any], verified: results.Verified) -> None:
+    """Print which tensors an overlay holds, and what was proven about the model that it gives.
+
+    Args:
+        document: what `--json` prints.
+        verified: the proof.
+    """
+    tensors = document["initializers"]
+    printing.say(f"overlay: {_changes(verified.patch)}")
+    printing.table(
+        f"{counted(len(tensors), 'changed tensor')}, {document['bytes']:,} bytes",
+        ["tensor", "shape", "type"],
+        [
+            [name, " x ".join(map(str, row["shape"])) or "one number", row["type"]]
+            for name, row in tensors.items()
+        ],
+    )
+    printing.say(
+        f"verified on {counted(verified.proof.n_images, 'image')} ({verified.images}); under the "
+        "overlay the model is the patched one, byte for byte"
+    )
+    printing.say(f"overlay  {document['overlay']}")
 
 
 def print_reverted(reverted: results.Reverted) -> None:

@@ -59,7 +59,7 @@ TAKES: dict[str, tuple[Any, ...]] = {
     "export": (ExportKeywords,),
     "dissect": (DissectKeywords,),
     **dict.fromkeys(
-        ("init", "inspect", "list", "diff", "instrument", "means", "verify", "apply"),
+        ("init", "inspect", "list", "diff", "instrument", "means", "verify", "apply", "overlay"),
         (JobKeywords,),
     ),
 }

@@ -29,6 +29,7 @@ COMMANDS = [
     "verify",
     "apply",
     "revert",
+    "overlay",
     "instrument",
     "attack",
     "dream",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 PACKAGES = (
     "cmaes", "jinja2", "markupsafe", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "pillow",
-    "prometheus-client", "protobuf", "pyarrow", "rich", "torch", "typer",
+    "prometheus-client", "protobuf", "pyarrow", "rich", "safetensors", "torch", "typer",
 )  # fmt: skip
 MODEL, DATA = "demo/model.onnx", "demo/digits.npz"
 PATCHED, PATCH = "demo/model.patched.onnx", "demo/model.patched.patch.json"
@@ -50,6 +50,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "merge": [["half-a", "half-b", "-o", "merged"]],
     "patch": [[MODEL, "--data", DATA, "--scores", "one", "--level", "mean", "-o", "own.onnx"]],
     "verify": [[MODEL, PATCHED, "--data", DATA]],
+    "overlay": [[MODEL, PATCH, "-o", "fix.safetensors"]],
     "apply": [[MODEL, PATCH, "--data", DATA, "-o", "applied.onnx"]],
     "revert": [[PATCHED, PATCH, "-o", "reverted.onnx"]],
     "instrument": [[MODEL, "--data", DATA, "-o", "masked.onnx"]],

@@ -226,6 +226,15 @@ class ApplyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OverlayOptions:
+    """A model, a patch made for it, and where to write the overlay."""
+
+    model: Path = argument("The model that the patch was made for.", "MODEL", default=...)
+    patch: Path = argument("The patch file (*.patch.json).", "PATCH", default=...)
+    out: Path | None = option("The overlay; MODEL.overlay.safetensors.", "-o", "--out")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RevertOptions:
     """A patched model, the patch to undo, and where to write the result."""
 
@@ -274,6 +283,23 @@ def apply_command(
     out = files.out or Path(f"{files.model.stem}.patched.onnx")
     applied = repairing.apply(files.model, files.patch, out=out, settings=settings)
     answer.give(applied.to_json, lambda: print_applied(applied))
+
+
+def overlay_command(
+    files: OverlayOptions,
+    job: Annotated[
+        JobOptions, only("data", "label", "features", "image_input", "inputs", *PREPARATION)
+    ],
+    answer: AnswerOptions,
+) -> None:
+    """Write only the tensors that a patch changes, for runtimes that replace them at start."""
+    from repairkit.api import deploying, job_settings
+    from repairkit.cli.repair_story import print_overlaid
+
+    _, settings = job_settings.find_job(files.model, job.words())
+    out = files.out or Path(f"{files.model.stem}.overlay.safetensors")
+    made = deploying.overlay(files.model, files.patch, out=out, settings=settings)
+    answer.give(made.to_json, lambda: print_overlaid(made.to_json(), made.verified))
 
 
 def revert_command(files: RevertOptions, answer: AnswerOptions) -> None:

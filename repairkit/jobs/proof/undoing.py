@@ -49,6 +49,21 @@ def apply_patch(
         RepairkitError: `out` cannot be written, or would replace something else.
     """
     check_result(out, subject.file.path)
+    surveyed, baked = bake_patch(subject, file)
+    verified = verifying.prove_patch(
+        subject, surveyed, file.patch, baked, images=images, feeds=feeds
+    )
+    write_model(baked.model, out)
+    return results.Applied(out, file.result_digest, verified)
+
+
+def bake_patch(subject: Subject, file: patch_file.PatchFile) -> tuple[kind.Survey, baking.Baked]:
+    """The model that a patch file promises, with the patch's claim in it.
+
+    Raises:
+        VerificationError: the patch was made for another model, was altered, or its result is not
+            what it promises.
+    """
     if subject.file.digest != file.source_digest:
         raise _wrong_model(subject.file, file)
     surveyed, baked = _bake(subject, file)
@@ -65,11 +80,7 @@ def apply_patch(
             f"the result is not the one that the patch file promises (digest {digest[:12]}, not "
             f"{file.result_digest[:12]}); it was altered, or made by another version of repairkit"
         )
-    verified = verifying.prove_patch(
-        subject, surveyed, file.patch, baked, images=images, feeds=feeds
-    )
-    write_model(baked.model, out)
-    return results.Applied(out, digest, verified)
+    return surveyed, baked
 
 
 def _bake(subject: Subject, file: patch_file.PatchFile) -> tuple[kind.Survey, baking.Baked]:

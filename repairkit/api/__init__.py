@@ -10,7 +10,6 @@ from repairkit.core.process.lazy import loader
 if TYPE_CHECKING:
     from repairkit.api.atlases import atlas
     from repairkit.api.concept_jobs import compare_concepts, dissect
-    from repairkit.api.deploying import overlay
     from repairkit.api.estimating import (
         Unattended,
         ask,
@@ -34,7 +33,15 @@ if TYPE_CHECKING:
         instrument,
     )
     from repairkit.api.projects import Begun, init
-    from repairkit.api.repairing import apply, copy_sample, patch, patch_document, revert, verify
+    from repairkit.api.repairing import (
+        apply,
+        copy_sample,
+        overlay,
+        patch,
+        patch_document,
+        revert,
+        verify,
+    )
     from repairkit.attacks import Pgd, Square
     from repairkit.core.errors import Terminated
     from repairkit.core.framework import Source
@@ -125,12 +132,11 @@ __all__ = [
 _HOMES = {
     "repairkit.api.concept_jobs": "compare_concepts dissect",
     "repairkit.api.atlases": "atlas",
-    "repairkit.api.deploying": "overlay",
     "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
     "repairkit.api.models": "Inspected Instrumented attack diff dream export inspect instrument",
-    "repairkit.api.repairing": "apply copy_sample patch patch_document revert verify",
+    "repairkit.api.repairing": "apply copy_sample overlay patch patch_document revert verify",
     "repairkit.api.projects": "Begun init",
     "repairkit.attacks": "Pgd Square",
     "repairkit.core.errors": "Terminated",

@@ -22,12 +22,11 @@ from repairkit.backdoors import Backdoor
 from repairkit.core import errors, filters, framework, results, suite
 from repairkit.core.scores import Budget, Progress
 from repairkit.data.given import GivenAs
-from repairkit.formats import overlay_file
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
-from repairkit.jobs.proof import overlaying, undoing, verifying
+from repairkit.jobs.proof import overlay_file, undoing, verifying
 from repairkit.jobs.repair import objective, patching, repair_settings
 from repairkit.jobs.repair.aims import marking
 from repairkit.jobs.repair.patched import Patched
@@ -307,18 +306,18 @@ def verify(
     """
     check_keywords("verify", words, JobKeywords)
     subject, job = open_job(original, data, settings, words)
-    subject, images, feeds = for_proof(subject, replace(job, data=None) if noise else job)
+    subject, images, feeds = _for_proof(subject, replace(job, data=None) if noise else job)
     file = None if patch_file is None else read_patch_file(Path(patch_file))
     after = Path(patched)
     if after.suffix.lower() == overlay_file.ENDING:
-        made = overlaying.lay_over(subject.file, overlay_file.read_overlay(after), after)
+        made = undoing.lay_over(subject.file, overlay_file.read_overlay(after), after)
     else:
         made = read_model(after)
     verified = verifying.verify(subject, made, file=file, images=images, feeds=feeds)
     return replace(verified, layers=subject.layer_map)
 
 
-def for_proof(
+def _for_proof(
     subject: Subject, job: Settings
 ) -> tuple[Subject, suite.Array | None, dict[str, suite.Array]]:
     """The first images of the data, if any, and the other inputs of the model."""
@@ -358,9 +357,44 @@ def apply(
     check_keywords("apply", words, JobKeywords)
     file = read_patch_file(Path(patch_file))
     subject, job = open_job(model, data, settings, words)
-    subject, images, feeds = for_proof(subject, job)
+    subject, images, feeds = _for_proof(subject, job)
     applied = undoing.apply_patch(subject, file, out=Path(out), images=images, feeds=feeds)
     return replace(applied, verified=replace(applied.verified, layers=subject.layer_map))
+
+
+def overlay(
+    model: str | Path,
+    patch_file: str | Path,
+    data: GivenAs | None = None,
+    *,
+    out: str | Path,
+    settings: Settings | None = None,
+    **words: Unpack[JobKeywords],
+) -> undoing.Overlaid:
+    """Write only the tensors that a patch changes, as `repairkit overlay` does.
+
+    Args:
+        model: the model that the patch was made for.
+        patch_file: what `patch` wrote.
+        data: the result is proven on the first of these images; those of the settings if None, or
+            noise without any.
+        out: the overlay, a safetensors file.
+        settings: preprocessing, inputs and outputs; see `score`.
+        words: see `JobKeywords`.
+
+    Raises:
+        ModelError: the patch changes more than tensors of the model.
+        VerificationError: the patch is for another model, was altered, or gives another result than
+            it promises; nothing is written.
+        SettingsError: the library safetensors is missing; it comes with `repairkit[overlay]`.
+        RepairkitError: anything else that the user can correct.
+    """
+    check_keywords("overlay", words, JobKeywords)
+    file = read_patch_file(Path(patch_file))
+    subject, job = open_job(model, data, settings, words)
+    subject, images, feeds = _for_proof(subject, job)
+    made = undoing.make_overlay(subject, file, out=Path(out), images=images, feeds=feeds)
+    return replace(made, verified=replace(made.verified, layers=subject.layer_map))
 
 
 def revert(

@@ -293,12 +293,12 @@ def overlay_command(
     answer: AnswerOptions,
 ) -> None:
     """Write only the tensors that a patch changes, for runtimes that replace them at start."""
-    from repairkit.api import deploying, job_settings
+    from repairkit.api import job_settings, repairing
     from repairkit.cli.repair_story import print_overlaid
 
     _, settings = job_settings.find_job(files.model, job.words())
     out = files.out or Path(f"{files.model.stem}.overlay.safetensors")
-    made = deploying.overlay(files.model, files.patch, out=out, settings=settings)
+    made = repairing.overlay(files.model, files.patch, out=out, settings=settings)
     answer.give(made.to_json, lambda: print_overlaid(made.to_json(), made.verified))
 
 

@@ -1,27 +1,37 @@
-"""Apply a patch file to the model that it was made for, and revert it."""
+"""Apply a patch file to the model that it was made for, revert it, or write it as an overlay.
 
+An overlay holds only the tensors that a patch changes, to be laid over the model at start. What it
+gives is the patched model, number for number, and that is proven before it is written.
+"""
+
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from onnx import ModelProto
+
 from repairkit.core import errors, results, suite
 from repairkit.core.process.stages import stage
+from repairkit.core.process.text import counted
 from repairkit.engine.runner import Feeds
 from repairkit.formats import documents, patch_file
-from repairkit.graph import baking, metadata
+from repairkit.graph import baking, metadata, protos
 from repairkit.graph.kinds import kind, sites
-from repairkit.graph.stored.model_files import (
-    ModelFile,
-    digest_of,
-    place_beside,
-    read_model,
-    write_model,
-)
-from repairkit.graph.stored.tensors import outside_digests
+from repairkit.graph.stored import model_files, tensors
 from repairkit.jobs.output.destination import Companions, check_result, is_file
 from repairkit.jobs.proof import verifying
+from repairkit.jobs.proof.overlay_file import ENDING, Overlay, read_overlay, write_overlay
 from repairkit.jobs.setup.subject import judging_the_model, learn_words
 from repairkit.jobs.setup.workbench import Subject
+
+_WHY_NOT = {
+    "added": "adds a tensor (a bias that the layer did not have, or a copy of one that is shared)",
+    "constant": "changes a number that stands in a node and in no initializer",
+    "attribute": "changes a list inside a node, as that of a forest",
+}
 
 
 @stage("applying the patch")
@@ -53,7 +63,7 @@ def apply_patch(
     verified = verifying.prove_patch(
         subject, surveyed, file.patch, baked, images=images, feeds=feeds
     )
-    write_model(baked.model, out)
+    model_files.write_model(baked.model, out)
     return results.Applied(out, file.result_digest, verified)
 
 
@@ -74,7 +84,7 @@ def bake_patch(subject: Subject, file: patch_file.PatchFile) -> tuple[kind.Surve
         )
     claim = verifying.sign_claim(file.claim())
     metadata.write_claims(baked.model, [*metadata.read_claims(subject.model), claim])
-    digest = digest_of(baked.model)
+    digest = model_files.digest_of(baked.model)
     if digest != file.result_digest:
         raise errors.VerificationError(
             f"the result is not the one that the patch file promises (digest {digest[:12]}, not "
@@ -95,7 +105,9 @@ def _bake(subject: Subject, file: patch_file.PatchFile) -> tuple[kind.Survey, ba
         ) from error
 
 
-def _wrong_model(model: ModelFile, file: patch_file.PatchFile) -> errors.VerificationError:
+def _wrong_model(
+    model: model_files.ModelFile, file: patch_file.PatchFile
+) -> errors.VerificationError:
     if file.digest in [claim.get("digest") for claim in metadata.read_claims(model.model)]:
         return errors.VerificationError(f"{model.path}: this patch is in the model already")
     return errors.VerificationError(
@@ -108,7 +120,7 @@ _NEAR = "*.patch.json"
 _NEAR_SHOWN = 4
 
 
-def patch_file_beside(model: ModelFile) -> Path:
+def patch_file_beside(model: model_files.ModelFile) -> Path:
     """The patch file of a patched model, where none is named: the one beside the model.
 
     Raises:
@@ -151,7 +163,9 @@ def _digest_in(path: Path) -> str | None:
 
 
 @stage("taking the patch off")
-def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -> results.Reverted:
+def revert_patch(
+    patched: model_files.ModelFile, file: patch_file.PatchFile, *, out: Path
+) -> results.Reverted:
     """Restore, byte for byte, the files of the model before a patch.
 
     Args:
@@ -175,7 +189,7 @@ def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -
     undone = baking.revert(patched.model, file.edits)
     metadata.write_claims(undone, claims[:-1])
     contents = verifying.restored_files(undone, file.layout)
-    digest = verifying.digest_of_files(contents, outside_digests(undone))
+    digest = verifying.digest_of_files(contents, tensors.outside_digests(undone))
     if digest != file.source_digest:
         raise errors.VerificationError(
             f"{patched.path}: undoing the patch does not give back the model that it was made for "
@@ -183,7 +197,7 @@ def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -
         )
     if not is_there:
         with documents.outputs(out) as drafts:
-            place_beside(undone, out, drafts)
+            model_files.place_beside(undone, out, drafts)
             verifying.add_files(drafts, contents, out)
     return results.Reverted(out, digest, file.patch, len(claims) - 1, is_there)
 
@@ -191,13 +205,13 @@ def revert_patch(patched: ModelFile, file: patch_file.PatchFile, *, out: Path) -
 def _holds(path: Path, digest: str) -> bool:
     """Whether a model with this digest is at `path`; False where no model can be read there."""
     try:
-        return is_file(path) and read_model(path).digest == digest
+        return is_file(path) and model_files.read_model(path).digest == digest
     except errors.RepairkitError:
         return False
 
 
 def _not_the_last(
-    patched: ModelFile, claims: list[dict[str, Any]], file: patch_file.PatchFile
+    patched: model_files.ModelFile, claims: list[dict[str, Any]], file: patch_file.PatchFile
 ) -> errors.VerificationError:
     digests = [claim.get("digest") for claim in claims]
     if not claims:
@@ -219,3 +233,157 @@ def _not_the_last(
     return errors.VerificationError(
         f"{patched.path}: was not made by this patch, which is not in it"
     )
+
+
+# Overlays
+
+
+@dataclass(frozen=True, repr=False)
+class Overlaid:
+    """An overlay that was written, and what was proven about the model that it gives."""
+
+    out: Path
+    overlay: Overlay
+    verified: results.Verified
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(array.nbytes for array in self.overlay.tensors.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """What `repairkit overlay --json` prints."""
+        rows = {
+            name: {"shape": list(array.shape), "type": array.dtype.name}
+            for name, array in self.overlay.tensors.items()
+        }
+        digests = {"base": self.overlay.base, "result": self.overlay.result}
+        proven = self.verified.to_json()
+        held = {"bytes": self.n_bytes, "initializers": rows}
+        return {"overlay": str(self.out), **digests, **held, **proven}
+
+    def __repr__(self) -> str:
+        return f"Overlaid: {self.out.name}, {counted(len(self.overlay.tensors), 'tensor')}"
+
+
+def make_overlay(
+    subject: Subject,
+    file: patch_file.PatchFile,
+    *,
+    out: Path,
+    images: suite.Array | None = None,
+    feeds: Feeds | None = None,
+) -> Overlaid:
+    """Write the tensors that a patch changes in a model, and prove what they give.
+
+    Args:
+        subject: the model that the patch was made for.
+        file: the patch file.
+        out: the overlay.
+        images: real images for the proof, shape (n, *input); generated noise if None.
+        feeds: what the model takes beside each of the images, by the names of inputs.
+
+    Raises:
+        ModelError: the patch changes more than initializers.
+        VerificationError: see `undoing.apply_patch`; nothing is written.
+        RepairkitError: `out` cannot be written.
+    """
+    reasons = Counter(edit.kind for edit in file.edits if edit.kind != "initializer")
+    if reasons:
+        kind = next(iter(reasons))
+        raise errors.ModelError(
+            f"an overlay replaces tensors alone, and this patch {_WHY_NOT[kind]}; deploy the "
+            "patched model itself (`repairkit apply`)"
+        )
+    _check_place(out)
+    surveyed, baked = bake_patch(subject, file)
+    names = {edit.tensor for edit in file.edits}
+    stored = {t.name: t for t in baked.model.graph.initializer if t.name in names}
+    missing = names - stored.keys()
+    if missing:
+        raise errors.ModelError(
+            f"{min(missing)!r} is a sparse tensor, which an overlay cannot hold; deploy the "
+            "patched model itself (`repairkit apply`)"
+        )
+    overlay = Overlay(
+        tensors={name: np.array(tensors.array_of(t)) for name, t in stored.items()},
+        base=file.source_digest,
+        result=file.result_digest,
+        patch=file.digest,
+        claims=tuple(metadata.read_claims(baked.model)),
+    )
+    laid = lay_over(subject.file, overlay, out)
+    assert laid.digest == file.result_digest
+    verified = verifying.prove_patch(
+        subject, surveyed, file.patch, baked, images=images, feeds=feeds
+    )
+    write_overlay(overlay, out)
+    return Overlaid(out, overlay, verified)
+
+
+def _check_place(out: Path) -> None:
+    """Refuse to replace anything but an overlay.
+
+    Raises:
+        SettingsError: the name does not end as one of a safetensors file.
+        RunFolderError: something else is there.
+    """
+    if out.suffix.lower() != ENDING:
+        raise errors.SettingsError(
+            f"{out}: an overlay is a safetensors file; end its name in {ENDING}"
+        )
+    if not out.exists():
+        return
+    try:
+        read_overlay(out)
+    except errors.ModelError as error:
+        raise errors.RunFolderError(
+            f"{out}: something is there that repairkit did not write; move it, or choose another "
+            "name with -o"
+        ) from error
+
+
+def lay_over(base: model_files.ModelFile, overlay: Overlay, path: Path) -> model_files.ModelFile:
+    """The patched model that an overlay gives, in memory.
+
+    Args:
+        base: the model below.
+        overlay: made for it.
+        path: of the overlay, for messages.
+
+    Raises:
+        VerificationError: the overlay is for another model, or was altered.
+    """
+    if base.digest != overlay.base:
+        raise errors.VerificationError(
+            f"{path}: is an overlay for another model (digest {overlay.base[:12]}); {base.path} "
+            f"has {base.digest[:12]}"
+        )
+    model = _with_tensors(base.model, overlay, path)
+    metadata.write_claims(model, overlay.claims)
+    digest = model_files.digest_of(model)
+    if digest != overlay.result:
+        raise errors.VerificationError(
+            f"{path}: was altered: with it {base.path.name} has the digest {digest[:12]}, and the "
+            f"overlay promises {overlay.result[:12]}"
+        )
+    return replace(base, path=path, model=model, digest=digest)
+
+
+def _with_tensors(base: ModelProto, overlay: Overlay, path: Path) -> ModelProto:
+    model = protos.copied(base)
+    stored = {t.name: t for t in model.graph.initializer}
+    for name, array in overlay.tensors.items():
+        if name not in stored:
+            raise errors.VerificationError(
+                f"{path}: has a tensor {name!r}, which the model does not have; make it anew"
+            )
+        held = stored[name]
+        now = tensors.array_of(held)
+        if (array.dtype, array.shape) != (now.dtype, now.shape):
+            raise errors.VerificationError(
+                f"{path}: its tensor {name!r} has another shape or type than the model's; make it "
+                "anew"
+            )
+        tensors.store(held, np.arange(array.size), array.reshape(-1))
+    return model

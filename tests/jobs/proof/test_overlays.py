@@ -22,10 +22,10 @@ from repairkit.core.errors import (
     SettingsError,
     VerificationError,
 )
-from repairkit.formats.overlay_file import read_overlay
 from repairkit.graph.kinds.sites import survey
 from repairkit.graph.stored.model_files import read_model
-from repairkit.jobs.proof.overlaying import lay_over
+from repairkit.jobs.proof.overlay_file import read_overlay
+from repairkit.jobs.proof.undoing import lay_over
 from tests import models, zoo
 from tests.running import input_name
 

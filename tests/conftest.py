@@ -41,6 +41,7 @@ LONG = (
     "jobs/proof/test_outside.py",
     "jobs/repair/aims/test_ways_to_mark.py",
     "jobs/repair/cures",
+    "jobs/repair/test_found_groups.py",
     "jobs/repair/test_remove_top.py",
     "jobs/score/test_small_first.py",
     "metrics/test_group_metrics.py",

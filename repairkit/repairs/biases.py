@@ -74,10 +74,10 @@ def fit_shift(
     plain = shifted(np.zeros(n_classes))[within]
     if n_classes == _TWO:
         return best_shift(figure, allowed, [*_GRID, *_thresholds(form, plain)])
-    classes = _mistaken(form.predictions(plain), labels[within])
-    if given_up >= 0:
+    if given_up >= 0:  # other biases would move for next to nothing
         start = _never(form, plain, given_up)
-        return fit_biases(figure, allowed, n_classes, classes=classes, start=start)
+        return fit_biases(figure, allowed, n_classes, classes=(given_up,), start=start)
+    classes = _mistaken(form.predictions(plain), labels[within])
     if n_classes <= _FEW_CLASSES:
         return fit_biases(figure, allowed, n_classes, classes=classes)
     start = _likeliest(form.log_probabilities(plain), labels[within])

@@ -1,4 +1,4 @@
-"""Make the pictures of the README and of the atlas anew from the packaged sample, in Chromium.
+"""Make the pictures of README, atlas and slices anew from the packaged sample, in Chromium.
 
     .venv/bin/python docs/pictures/make.py [REPORT.html]
 
@@ -49,6 +49,20 @@ def draw_atlas(folder: Path) -> Path:
         command = [sys.executable, "-c", code, *words, "--quiet"]
         subprocess.run(command, cwd=folder / "digits", check=True)
     return folder / "digits" / "run" / "atlas.html"
+
+
+def find_groups(folder: Path) -> Path:
+    """The page of a repair of the sample whose groups nobody named."""
+    code = "from repairkit.cli import main; main()"
+    words = ["model.onnx", "--group", "auto", "--fairness", "--repair", "bias", "-o", "found.onnx"]
+    command = [sys.executable, "-c", code, "patch", *words, "--quiet"]
+    subprocess.run(command, cwd=folder / "digits", check=True)
+    return folder / "digits" / "found.report.html"
+
+
+def shoot_slices(page: Page) -> None:
+    """The slices of errors, with their images."""
+    save(page.locator("section:has(#slices)").screenshot(), "slices.png")
 
 
 def shoot_atlas(page: Page) -> None:
@@ -112,6 +126,8 @@ def main() -> None:
         if not sys.argv[1:]:
             page.goto(draw_atlas(Path(place)).resolve().as_uri())
             shoot_atlas(page)
+            page.goto(find_groups(Path(place)).resolve().as_uri())
+            shoot_slices(page)
         opened.close()
 
 

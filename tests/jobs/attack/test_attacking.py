@@ -375,9 +375,20 @@ def test_a_file_that_no_attack_wrote_is_no_transfer(place: Place, made: Path) ->
 
 def test_parts_that_tear_pairs_apart_are_refused(place: Place, made: Path) -> None:
     plan = PatchSettings(remove=(Filter("/0/Conv", 0),), attacks=FreshAttacks(("own", place.own)))
-    settings = Settings(data=made, parts=PartPlan(None, 0.5, 0.5))
+    with np.load(made) as stored:
+        torn = np.where(stored["adversarial"] == stored["image"] % 2, "test", "selection")
+        np.savez(place.folder / "torn.npz", **{**stored, "split": torn})
+    settings = Settings(data=place.folder / "torn.npz")
     with pytest.raises(DataError, match="without the clean ones"):
         patch(place.subject, settings, plan, out=place.folder / "no.onnx")
+
+
+def test_parts_that_are_drawn_keep_pairs_together(place: Place, made: Path) -> None:
+    settings = Settings(data=made, parts=PartPlan(None, 0.5, 0.5))
+    parts = prepare(place.subject, settings).parts
+    numbers = [set(part.annotations.attributes["image"]) for part in (parts.selection, parts.test)]
+    assert not numbers[0] & numbers[1]
+    assert [len(part) for part in (parts.selection, parts.test)] == [2 * len(n) for n in numbers]
 
 
 def test_attacks_on_data_without_any_are_refused(place: Place, made: Path) -> None:

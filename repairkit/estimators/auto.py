@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from repairkit.core import game, scores
 from repairkit.estimators import questions, samples
+from repairkit.estimators.linear.fits import Fit
 from repairkit.estimators.linear.regression import CONFIDENCE, Regression
-from repairkit.estimators.linear.ridge import Fit
 from repairkit.estimators.walking import marginals
 
 _ROWS_PER_PLAYER = 8

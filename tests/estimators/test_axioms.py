@@ -66,6 +66,12 @@ CASES = (
         linear=False,
     ),
     Case(
+        "regression-pooled",
+        Regression(sizes="pooled", most_removed=0.4, round_rows=64, top_k=1, side="both"),
+        shapley=False,
+        linear=False,
+    ),
+    Case(
         "regression-shapley",
         Regression(sizes="shapley", round_rows=64, images_per_coalition=2),
         adds_up=True,

@@ -17,6 +17,7 @@ from repairkit.estimators.linear.regression import Regression, RegressionRun, wi
 from repairkit.estimators.linear.repair_values import RepairRegression, RepairRun
 from repairkit.estimators.revaluing import KeptOutcomes, revalued
 from repairkit.estimators.walking.permutation import Permutation
+from tests.estimators.linear.test_all_sizes import MOST, N, late_game
 from tests.estimators.linear.test_control import ImageGame
 from tests.games import SoftGame, TableGame, any_values, noisy
 
@@ -59,6 +60,10 @@ def few_players() -> Game:
     return TableGame(noisy(any_values(6), noise=0.4, n_images=12))
 
 
+def late() -> Game:
+    return late_game(late=1.5)
+
+
 def with_table() -> Game:
     return ImageGame(100, 60, sway=0.06, pairs=0.002)
 
@@ -66,6 +71,7 @@ def with_table() -> Game:
 CASES = [
     ("falling", soft, Regression(sizes="falling"), 3_000),
     ("pilot finds the law", soft, Regression(pilot_rows=64), 2_500),
+    ("pooled", late, Regression(sizes="pooled", most_removed=MOST / N, top_k=1), 4_000),
     ("shapley", few_players, Regression(), 1_500),
     ("several images", soft, Regression(images_per_coalition=4), 1_000),
     ("repair", soft, RepairRegression(), 2_000),

@@ -233,6 +233,8 @@ def _restore(
     fresh = _learnt(run)
     decoder = Decoder(blobs, document["generators"], _types(run, fresh))
     learnt = {name: decoder.decode(tree) for name, tree in document["run"].items()}
+    if dataclasses.is_dataclass(run):
+        learnt = _usual(type(run)) | learnt
     if learnt.keys() != fresh.keys():
         raise ValueError("it holds a run of another kind")
     for name, value in fresh.items():
@@ -365,14 +367,25 @@ class Decoder:
         kind = self._types.get(tree["dataclass"].rpartition(".")[2])
         if kind is None:
             raise ValueError(f"it holds a {tree['dataclass']}, which this estimator does not")
-        names = [f.name for f in dataclasses.fields(kind)]
-        if sorted(tree["fields"]) != sorted(names):
+        parts = _usual(kind) | {name: self.decode(part) for name, part in tree["fields"].items()}
+        if parts.keys() != {f.name for f in dataclasses.fields(kind)}:
             raise ValueError(f"it holds a {kind.__name__} with other fields")
         # Not through __init__, which may compute; and past the guard of frozen ones.
         restored: object = object.__new__(kind)
-        for name in names:
-            object.__setattr__(restored, name, self.decode(tree["fields"][name]))
+        for name, part in parts.items():
+            object.__setattr__(restored, name, part)
         return restored
+
+
+def _usual(kind: type) -> dict[str, Any]:
+    """The defaults of a dataclass: what earlier checkpoints, without a field, stand for."""
+    usual = {}
+    for f in dataclasses.fields(kind):
+        if f.default is not dataclasses.MISSING:
+            usual[f.name] = f.default
+        elif f.default_factory is not dataclasses.MISSING:
+            usual[f.name] = f.default_factory()
+    return usual
 
 
 def name_of(kind: type) -> str:

@@ -19,10 +19,20 @@ from repairkit.estimators.questions import Side, unknown
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Law = Literal["balanced", "falling", "shapley", "even"]
+Law = Literal["pooled", "balanced", "falling", "shapley", "even"]
+"""How often rows lack j players.
+
+`balanced`: all sizes up to the collapse as often, and rows weighted back so that each size counts
+the same; values are those of Shapley without the sizes beyond the collapse. `pooled`: the same, and
+some rows beyond it on trial; where these tell anything, values are sums over all sizes (see
+`all_sizes`). `falling`, with probability 1/sqrt(j), and `even`: both without weights, so that sizes
+count by j (n - j) too. `shapley`: with Shapley's own weights up to all players, unbiased and, for
+many players, noisier.
+"""
+
 AnyLaw = Law | Literal["semivalue"]
 
-BALANCED: tuple[AnyLaw, ...] = ("balanced", "semivalue")
+BALANCED: tuple[AnyLaw, ...] = ("pooled", "balanced", "semivalue")
 """Laws whose rows get weights, so that every size counts the same."""
 
 LAWS: tuple[Law, ...] = get_args(Law)
@@ -79,7 +89,9 @@ class Level:
         return cls(value, (variance / images_per_row) ** 0.5)
 
 
-def check_errors_over(errors_over: str, images_per_coalition: int) -> None:
+def check_errors_over(
+    errors_over: str, images_per_coalition: int, law: AnyLaw | None = None
+) -> None:
     """Raise SettingsError for settings that contradict one another."""
     if errors_over not in get_args(ErrorsOver):
         raise unknown("errors_over", str(errors_over), get_args(ErrorsOver))
@@ -87,6 +99,11 @@ def check_errors_over(errors_over: str, images_per_coalition: int) -> None:
         raise errors.SettingsError(
             f"errors over images need one image per coalition and {images_per_coalition} are "
             "asked for; set errors_over to rows"
+        )
+    if errors_over == "images" and law == "pooled":
+        raise errors.SettingsError(
+            "errors over images need sizes of one class and pooled ones are asked for; set sizes "
+            "to balanced, or errors_over to rows"
         )
 
 

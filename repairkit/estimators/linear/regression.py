@@ -15,7 +15,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import NormalDist
 from typing import ClassVar
 
@@ -25,9 +26,10 @@ from numpy.typing import NDArray
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import ErrorsOver, Scores
 from repairkit.estimators import questions
-from repairkit.estimators.linear import drawing, ridge
+from repairkit.estimators.linear import all_sizes, drawing, ridge
 from repairkit.estimators.linear.control import ControlTable
-from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
+from repairkit.estimators.linear.fits import LEAST_ROWS, Fit, FullOutcomes
+from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows, as_on_drawn_rows
 from repairkit.estimators.samples import around, draw_entropy, joint_bounds
 
 Floats = NDArray[np.float64]
@@ -37,7 +39,6 @@ CONFIDENCE = 0.95
 JUST_ABOVE_ONE = math.nextafter(1, 2)
 _FOR_TRACES = 2**62
 _GROWTH = 4
-_MOST_BEYOND = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +46,10 @@ class Regression:
     """Ridge regression over coalitions of up to as many removals as V survives.
 
     Attributes:
-        sizes: how often to remove j players. `balanced`, all sizes up to the collapse as often, and
-            rows weighted back so that each size counts the same: values are those of Shapley
-            without the sizes beyond the collapse; `falling`, with probability 1/sqrt(j), and
-            `even`, both without weights, so that sizes count by j (n - j) too; `shapley`, with
-            Shapley's own weights up to all players: unbiased and, for many players, noisier. If
-            None, `shapley` up to `FEW_PLAYERS` players, since too much of their values lies beyond
-            the collapse, and `balanced` for more. If the pilot finds V below V(none), it is
-            `shapley` for these too, since the sizes beyond the collapse then cannot be left out.
+        sizes: how often to remove j players, see `drawing.Law`. If None, `shapley` up to
+            `FEW_PLAYERS` players, since too much of their values lies beyond the collapse, and
+            `balanced` for more. If the pilot finds V below V(none), it is `shapley` for these too,
+            since the sizes beyond the collapse then cannot be left out.
         lost: the share of V(all) - V(none), of the guard metric, that is lost at the largest size.
         most_removed: the largest size as a share of the players, in place of the pilot; with
             `shapley` all sizes are drawn and neither counts.
@@ -82,7 +79,7 @@ class Regression:
             questions.check_positive("most_removed", self.most_removed, below=JUST_ABOVE_ONE)
         for name in ("images_per_coalition", "round_rows", "pilot_rows"):
             questions.check_whole(name, getattr(self, name), least=1)
-        drawing.check_errors_over(self.errors_over, self.images_per_coalition)
+        drawing.check_errors_over(self.errors_over, self.images_per_coalition, self.sizes)
         questions.check_question(self.top_k, self.side)
 
     def start(self, facts: GameFacts, rng: np.random.Generator) -> RegressionRun:
@@ -129,10 +126,10 @@ class RegressionRun:
     budget ends; 0 where that is not known. `pool` says how often images are drawn for rows.
     `table`, where there is one, is a control variate (see `control`) that covers all of these
     images, and `predicted` holds its predictions of the rows. `fit` is that of the first `n_fitted`
-    rows.
+    rows; `beyond` is how it stands to sizes behind the collapse.
     """
 
-    stored_types: ClassVar[tuple[type, ...]] = (ridge.Fit, ControlTable)
+    stored_types: ClassVar[tuple[type, ...]] = (Fit, ControlTable)
 
     facts: GameFacts
     plan: drawing.RegressionPlan
@@ -150,8 +147,9 @@ class RegressionRun:
     tilt: float = 0.0
     most_rows: int = 0
     table: ControlTable | None = None
-    fit: ridge.Fit | None = None
+    fit: Fit | None = None
     n_fitted: int = 0
+    beyond: all_sizes.Beyond = field(default_factory=all_sizes.Beyond)
 
     @property
     def endless(self) -> bool:
@@ -171,8 +169,8 @@ class RegressionRun:
 
     @property
     def whole_law(self) -> bool:
-        """Whether all sizes are drawn, with Shapley's weights, so that nothing is left out."""
-        return self.law == "shapley"
+        """Whether values are sums over all sizes, so that nothing is left out."""
+        return self.law == "shapley" or self.beyond.pooled
 
     @property
     def conclusion(self) -> str:
@@ -184,12 +182,8 @@ class RegressionRun:
         return None
 
     @property
-    def full(self) -> ridge.FullOutcomes:
-        return ridge.FullOutcomes(self.baseline, self.ends[0])
-
-    @property
     def statistics(self) -> dict[str, float]:
-        """Of the rows and of the last fit, see `ridge.Fit`."""
+        """Of the rows and of the last fit, see `fits.Fit`."""
         return _statistics(self)
 
     @property
@@ -210,24 +204,27 @@ class RegressionRun:
 
     def ask_ahead(self, pending: Sequence[Round]) -> Round | None:
         """See `driving.playing`: after the pilot no round depends on outcomes."""
-        if not len(self.ends) or not self.most or self.facts.n_players == 1:
-            return None
         n_known = len(self.rows) + sum(map(len, pending))
+        ready = len(self.ends) and self.most and self.endless
+        if not ready or 0 < self.beyond.look_at <= n_known:
+            return None
         return _drawn(self, self.n_told + len(pending), n_known)
 
     def tell(self, outcomes: Outcomes) -> None:
         if not len(self.ends):
-            self.ends = outcomes.values.copy()
-            self.baseline, self.empty = (_as_on_drawn_rows(self, outcomes, end) for end in (0, 1))
+            self.ends, pool = outcomes.values.copy(), self.facts.pool
+            self.baseline, self.empty = (as_on_drawn_rows(pool, outcomes, end) for end in (0, 1))
         elif not self.most:
             self.law, self.most = _read_pilot(self, outcomes.values[:, self.facts.guard])
-            self.rows = _no_rows(self)
+            _begin_rows(self)
         else:
             asked = self.ask() if outcomes.asked is None else outcomes.asked
             self.rows.add(asked)
             self.outcomes.add(outcomes.values)
             if self.table is not None:
                 self.predicted.add(self.table.predict(asked, len(self.pool)))
+            if 0 < self.beyond.look_at <= len(self.rows):
+                self.beyond = all_sizes.look(_known(self))
         self.n_told += 1
 
     def draw_on(self, images: NDArray[np.intp]) -> None:
@@ -236,16 +233,16 @@ class RegressionRun:
         self.pool = self.facts.pool.restricted_to(images)
         # Of single removals nothing is left, and the rest grows with the square of their number.
         self.tilt = 0.5
-        self.rows = _no_rows(self)
+        _begin_rows(self)
 
     def use(self, table: ControlTable) -> None:
         """Use a control variate from now on; it covers all images that rows are drawn on."""
         assert not len(self.rows), "rows without predictions"
         self.table = table
 
-    def fit_rows(self) -> ridge.Fit | None:
+    def fit_rows(self) -> Fit | None:
         """The fit of all rows so far, solved once for each number of rows; None for too few."""
-        if len(self.rows) < ridge.LEAST_ROWS:
+        if len(self.rows) < LEAST_ROWS:
             return None
         if self.fit is None or self.n_fitted != len(self.rows):
             self.fit = _solved(self)
@@ -287,7 +284,8 @@ def begin_regression(
         pool=facts.pool,
         predicted=OutcomeTable(facts.n_metrics),
     )
-    run.rows = _no_rows(run)
+    if run.most:
+        _begin_rows(run)
     return run
 
 
@@ -313,6 +311,9 @@ def _sizes(run: RegressionRun, rng: np.random.Generator, n_known: int) -> NDArra
         n_rows = min(n_rows, run.most_rows - n_known)
     if run.law in drawing.BALANCED:
         shares, _ = drawing.semivalue_sizes(least, run.most, n, run.tilt)
+        if run.beyond.share:
+            behind = all_sizes.shares_behind(run.most, n)
+            shares = (1 - run.beyond.share) * shares + run.beyond.share * behind
         return drawing.draw_sizes(rng, shares, 0, n_rows)
     shares = drawing.probabilities(run.law, least, run.most, n)
     return drawing.draw_sizes(rng, shares, least, n_rows)
@@ -325,24 +326,14 @@ def _read_pilot(run: RegressionRun, values: Floats) -> tuple[drawing.AnyLaw, int
     return drawing.read_pilot(run.plan, values, full=full, none=none, n_players=n)
 
 
-def _no_rows(run: RegressionRun) -> RegressionRows:
-    n = run.facts.n_players
-    if run.law not in drawing.BALANCED or n == 1 or not run.most:
-        return RegressionRows.none(n)
-    weights = drawing.semivalue_sizes(run.plan.least, run.most, n, run.tilt)[1]
-    return RegressionRows.none(n, weights)
-
-
-def _as_on_drawn_rows(run: RegressionRun, outcomes: Outcomes, end: int) -> Floats:
-    """The outcomes of every image in one of the ends, as a drawn row would give them."""
-    pool, scores = run.facts.pool, outcomes.scores[end]
-    if len(scores) != len(pool):  # one image stands for all, see `driving.playing`
-        scores = outcomes.values[end, None]
-    # On a drawn row an image's score is larger the more rarely it is drawn.
-    drawn = (pool.probabilities * len(pool))[:, None]
-    by_image: Floats = np.zeros_like(scores)
-    np.divide(scores, drawn, out=by_image, where=drawn > 0)
-    return by_image
+def _begin_rows(run: RegressionRun) -> None:
+    """No rows yet, and the weights that they will have."""
+    n, weights = run.facts.n_players, None
+    if run.law in drawing.BALANCED and n > 1:
+        weights = drawing.semivalue_sizes(run.plan.least, run.most, n, run.tilt)[1]
+    run.rows = RegressionRows.none(n, weights)
+    if run.law == "pooled":
+        run.beyond = all_sizes.begin(run.most, n)
 
 
 def _on_images(run: RegressionRun, some: SomeImages) -> RegressionRun | None:
@@ -383,28 +374,41 @@ def widen_errors(run: RegressionRun) -> None:
             fitted,
             errors=np.maximum(fitted.errors, alone.errors),
             drop_errors=np.maximum(fitted.drop_errors, alone.drop_errors),
+            noise=np.maximum(fitted.noise, alone.noise),
         )
 
 
-def _solved(run: RegressionRun, *, few: bool = False) -> ridge.Fit:
-    table = run.table
-    return ridge.solve(
-        replace(run.facts, pool=run.pool),
-        run.rows,
-        run.outcomes,
-        full=run.full,
+def _known(run: RegressionRun, *, few: bool = False) -> all_sizes.RowsKnown:
+    control, table = None, run.table
+    if table is not None:
+        control = ridge.ControlVariate(table, run.predicted, run.pool)
+    return all_sizes.RowsKnown(
+        facts=replace(run.facts, pool=run.pool),
+        rows=run.rows,
+        outcomes=run.outcomes,
+        full=FullOutcomes(run.baseline, run.ends[0]),
+        empty=run.empty,
+        most=run.most,
         errors_over=run.plan.errors_over,
         entropy=None if few else (*run.entropy, _FOR_TRACES),
-        span=(run.plan.least, run.most) if run.law in drawing.BALANCED else None,
-        control=None if table is None else ridge.ControlVariate(table, run.predicted, run.pool),
+        solve=partial(ridge.solve, control=control),
     )
+
+
+def _solved(run: RegressionRun, *, few: bool = False) -> Fit:
+    known = _known(run, few=few)
+    if run.beyond.pooled:
+        return all_sizes.solve_pooled(known)
+    span = (run.plan.least, run.most) if run.law in drawing.BALANCED else None
+    return known.up_to_collapse().fit(span)
 
 
 def _statistics(run: RegressionRun) -> dict[str, float]:
     known = {"rows": float(len(run.rows)), "most_removed": float(run.most)}
-    fitted = run.fit_rows()
-    if fitted is None:
+    if (fitted := run.fit_rows()) is None:
         return known
+    if run.law == "pooled":
+        known["rows_behind_collapse"] = float(sum((s > run.most).sum() for s in run.rows.sizes))
     return known | {
         "penalty": fitted.penalty,
         "degrees_of_freedom": fitted.degrees,
@@ -414,14 +418,12 @@ def _statistics(run: RegressionRun) -> dict[str, float]:
 
 
 def _details(run: RegressionRun) -> dict[str, object]:
-    if len(run.rows) < 2 * ridge.LEAST_ROWS:
+    if len(run.rows) < 2 * LEAST_ROWS:
         return {}
-    trace = ridge.halves_trace(run.rows, run.outcomes, run.full)
-    before = run.pilot_rows + len(run.ends)
-    return {
-        "convergence": [[float(before + n), correlation] for n, correlation in trace],
-        "curve": ridge.mean_by_size(run.rows, run.outcomes, run.facts.guard),
-    }
+    part, before = _known(run).up_to_collapse(), run.pilot_rows + len(run.ends)
+    trace = ridge.halves_trace(part.rows, part.outcomes, part.full)
+    curve = ridge.mean_by_size(run.rows, run.outcomes, run.facts.guard)
+    return {"convergence": [[float(before + n), each] for n, each in trace], "curve": curve}
 
 
 def _estimates(run: RegressionRun) -> tuple[Floats, Floats]:
@@ -434,22 +436,10 @@ def _estimates(run: RegressionRun) -> tuple[Floats, Floats]:
         return np.zeros(shape), np.full(shape, np.inf)
     if run.whole_law:
         return fitted.shares + grand / n, fitted.errors
+    if run.plan.scaled:
+        return all_sizes.cut_off(fitted, grand, run.most, run.facts)
     # At a fixed size, one player absent means that one fewer of the others is.
-    scale = _scale(run, fitted.drops) if run.plan.scaled else 1.0
-    values = scale * (fitted.shares + fitted.drops)
-    return values, scale * np.hypot(fitted.errors, fitted.drop_errors)
-
-
-def _scale(run: RegressionRun, drops: Floats) -> float:
-    """The share of all sizes that a value is a sum over.
-
-    It is that of the sizes drawn, times a factor that makes up for the others: the guard's values
-    then add up to its V(all) - V(none), as Shapley's do, within bounds.
-    """
-    guard, drawn = run.facts.guard, run.most / run.facts.n_players
-    grand, paid = run.ends[0, guard] - run.ends[1, guard], drops[guard] * run.most
-    ratio = grand / paid if grand > 0 and paid > 0 else 1.0
-    return drawn * float(np.clip(ratio, 1.0, _MOST_BEYOND))
+    return fitted.shares + fitted.drops, np.hypot(fitted.errors, fitted.drop_errors)
 
 
 def _describe(run: RegressionRun) -> str:
@@ -457,6 +447,8 @@ def _describe(run: RegressionRun) -> str:
     plan, n = run.plan, run.facts.n_players
     errors = "rows" if plan.errors_over == "rows" else "images (clusters)"
     words = f"sandwich errors over {errors}, normal, for one filter at one look"
+    if run.beyond.pooled:
+        return f"{words}; pooled over all sizes by how these go together over all filters"
     if run.whole_law:
         return words
     if plan.scaled:
@@ -473,7 +465,7 @@ def _describe(run: RegressionRun) -> str:
 
 
 def _scores(run: RegressionRun) -> Scores:
-    values, errors = run.estimates()
+    (values, errors), fitted = run.estimates(), run.fit
     n, plan = run.facts.n_players, run.plan
     normal = NormalDist()
     low, high = around(values, normal.inv_cdf(0.5 + CONFIDENCE / 2) * errors)
@@ -494,7 +486,8 @@ def _scores(run: RegressionRun) -> Scores:
         decided=~still_open,
         confidence=CONFIDENCE,
         interval=_describe(run),
-        efficient=run.whole_law,
+        efficient=run.law == "shapley",
         joint=joint,
         errors_over=plan.errors_over,
+        noise=fitted.drawn_errors[:, 0] if fitted and run.beyond.pooled else None,
     )

@@ -24,12 +24,12 @@ from repairkit.core import game, scores
 from repairkit.core.errors import SettingsError
 from repairkit.estimators import questions
 from repairkit.estimators.linear import control, drawing
+from repairkit.estimators.linear.fits import LEAST_ROWS, Fit
 from repairkit.estimators.linear.regression import (
     JUST_ABOVE_ONE,
     RegressionRun,
     begin_regression,
 )
-from repairkit.estimators.linear.ridge import LEAST_ROWS, Fit
 from repairkit.estimators.samples import draw_entropy
 
 Floats = NDArray[np.float64]

@@ -14,7 +14,7 @@ rows that say something about it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from repairkit.estimators.linear.control import (
     additive_game,
     shrink,
 )
+from repairkit.estimators.linear.fits import LEAST_ROWS, Fit, FullOutcomes, nothing_known
 from repairkit.estimators.linear.rows import (
     MetricShare,
     OutcomeTable,
@@ -40,7 +41,6 @@ from repairkit.estimators.samples import rank_correlation, student_quantile
 
 Floats = NDArray[np.float64]
 
-LEAST_ROWS = 32
 _COVARIATES = 9
 _GROUP = 8
 _LEAST_ROWS_PER_IMAGE = 4
@@ -55,62 +55,12 @@ _POINTS = 100
 
 
 @dataclass(frozen=True)
-class FullOutcomes:
-    """Outcomes with all players present.
-
-    `by_image` (n_images, n_metrics) are those of every image, as a drawn row would give them;
-    `means` (n_metrics,) are V(all).
-    """
-
-    by_image: Floats
-    means: Floats
-
-    def of(self, metrics: NDArray[np.intp], weight: float = 1.0) -> FullOutcomes:
-        """Those of some metrics, outcomes of images multiplied by a weight."""
-        return FullOutcomes(self.by_image[:, metrics] * weight, self.means[metrics])
-
-
-@dataclass(frozen=True)
 class ControlVariate:
     """A table, its predictions for all rows of a run, and how often images are drawn for rows."""
 
     table: ControlTable
     predicted: OutcomeTable
     pool: ImagePool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """What the rows say.
-
-    `shares` (n_players, n_metrics) add up to zero: the effect of a player's presence at a fixed
-    size, with the penalty's shrinkage undone; `errors` of the same shape are their standard errors.
-    `drops` (n_metrics,) are the mean loss of V by one more removal, `drop_errors` their standard
-    errors. For the first metric: the penalty in units of a column's sum of squares, the fit's
-    degrees of freedom, and the share of the residual variance that the players explain, by
-    generalised cross-validation. `coefficients` and `explained` (n_metrics,) are those of a control
-    variate: by how much it is multiplied, and its share of the rows' variance; empty without one.
-    """
-
-    shares: Floats
-    errors: Floats
-    drops: Floats
-    drop_errors: Floats
-    penalty: float
-    degrees: float
-    r2: float
-    coefficients: Floats = field(default_factory=lambda: np.zeros(0))
-    explained: Floats = field(default_factory=lambda: np.zeros(0))
-
-    @property
-    def reliability(self) -> float:
-        """The correlation that two runs like this would have, of the first metric.
-
-        It is the variance of the shares less that of their errors, over the former.
-        """
-        total = float(self.shares[:, 0].var())
-        error = float((self.errors[:, 0] ** 2).mean())
-        return max(1 - error / total, 0.0) if total > 0 else 0.0
 
 
 def fit(
@@ -345,7 +295,7 @@ def solve(
     Arguments are those of `fit`, for all metrics. `entropy` seeds the generator that estimates
     traces, None where there is none; `control` has predictions of the rows, if there are any.
     """
-    whole = _nothing_known((facts.n_players, facts.n_metrics))
+    whole = nothing_known((facts.n_players, facts.n_metrics))
     columns = outcomes.columns()
     predicted = None if control is None else control.predicted.columns()
     figures = np.zeros((2, facts.n_metrics))
@@ -453,16 +403,3 @@ def mean_by_size(
         mean = values[numbers].mean(axis=0).tolist()
         points.append([float(sizes[numbers].mean()), len(numbers), *mean])
     return points
-
-
-def _nothing_known(shape: tuple[int, int]) -> Fit:
-    unknown = np.full(shape, np.inf)
-    return Fit(
-        shares=np.zeros(shape),
-        errors=unknown,
-        drops=np.zeros(shape[1]),
-        drop_errors=np.full(shape[1], np.inf),
-        penalty=0.0,
-        degrees=0.0,
-        r2=0.0,
-    )

@@ -237,6 +237,21 @@ def _centred(columns: Floats) -> Floats:
 # Outcomes
 
 
+def as_on_drawn_rows(pool: game.ImagePool, outcomes: game.Outcomes, row: int) -> Floats:
+    """Outcomes of every image in a row that was tried on all, as a drawn row would give them.
+
+    Shape (n_images, n_metrics). On a drawn row an image's score is larger the more rarely the image
+    is drawn.
+    """
+    scores = outcomes.scores[row]
+    if len(scores) != len(pool):  # one image stands for all, see `driving.playing`
+        scores = outcomes.values[row, None]
+    drawn = (pool.probabilities * len(pool))[:, None]
+    by_image: Floats = np.zeros_like(scores)
+    np.divide(scores, drawn, out=by_image, where=drawn > 0)
+    return by_image
+
+
 @dataclass
 class OutcomeTable:
     """One entry per round in each list.

@@ -21,7 +21,7 @@ from repairkit.core.suite import Indices
 from repairkit.data.annotations import columns_to_group, cross_groups
 from repairkit.engine.ort import versions
 from repairkit.estimators.driving.driver import Estimation
-from repairkit.estimators.linear.ridge import LEAST_ROWS
+from repairkit.estimators.linear.fits import LEAST_ROWS
 from repairkit.estimators.revaluing import FEW_ROWS
 from repairkit.formats.documents import finite_rows
 from repairkit.formats.effects import key_of

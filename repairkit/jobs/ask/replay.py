@@ -19,7 +19,7 @@ from repairkit.engine.evaluator import Reduce, reduced
 from repairkit.engine.model_game import ModelGame, some_images
 from repairkit.estimators.driving.checkpoint import CheckpointStore
 from repairkit.estimators.driving.playing import as_told, seen_by_run
-from repairkit.estimators.linear.ridge import LEAST_ROWS
+from repairkit.estimators.linear.fits import LEAST_ROWS
 from repairkit.estimators.registry import make_estimator
 from repairkit.estimators.revaluing import FEW_ROWS, KeptOutcomes, cut, revalued, rows_of
 from repairkit.formats.rows_file import KeptRows

@@ -14,7 +14,7 @@ from repairkit.core.process.stages import Deadline, stage
 from repairkit.core.scores import Budget, Estimator, Scores, Spent
 from repairkit.engine.cones.cone_costs import cone_shares
 from repairkit.estimators.driving.driver import Estimation
-from repairkit.estimators.linear import regression, ridge
+from repairkit.estimators.linear import fits, regression
 from repairkit.estimators.registry import ESTIMATORS, make_estimator
 from repairkit.estimators.walking.marginals import Marginals
 from repairkit.estimators.walking.permutation import Permutation
@@ -175,7 +175,7 @@ def small_rounds(n_players: int, rows: int, *, pilot: bool) -> dict[str, int]:
     if rows >= _ENDS + usual + _FIRST_ROUND:
         return {}
     n_pilot = min(max((rows - _ENDS) // 8, _LEAST_PILOT), _USUAL_PILOT) if pilot else 0
-    left = max(rows - _ENDS - n_pilot, ridge.LEAST_ROWS)
+    left = max(rows - _ENDS - n_pilot, fits.LEAST_ROWS)
     return {"round_rows": min(left, _FIRST_ROUND)} | ({"pilot_rows": n_pilot} if pilot else {})
 
 
@@ -214,7 +214,7 @@ def _rows_in_time(n: int, allowed: Allowance) -> int | None:
 
 
 def _least_rows(n: int) -> int:
-    return _ENDS + ridge.LEAST_ROWS + (_LEAST_PILOT if n > regression.FEW_PLAYERS else 0)
+    return _ENDS + fits.LEAST_ROWS + (_LEAST_PILOT if n > regression.FEW_PLAYERS else 0)
 
 
 def _of_sets(facts: GameFacts, n_images: int, allowed: Allowance) -> Taken:
@@ -294,7 +294,7 @@ class Pace:
         }
         whole = method in ("exact", "leave-one-out") or of_sets
         each = _FEWEST_IMAGES if whole else 1
-        return _ENDS * _FEWEST_IMAGES + each * rows.get(method, 2.0 * ridge.LEAST_ROWS)
+        return _ENDS * _FEWEST_IMAGES + each * rows.get(method, 2.0 * fits.LEAST_ROWS)
 
     def in_words(self, n_filters: int, method: str) -> str:
         """A sentence for the user before anything is scored."""
@@ -328,7 +328,7 @@ class Pace:
         if rows is not None:
             most = min(most, int(self.passes(_SHARE_OF_WHOLE) / rows))
         elif of_sets:
-            fewest = ridge.LEAST_ROWS if method in ("regression", "repair") else 2 * (n_filters + 1)
+            fewest = fits.LEAST_ROWS if method in ("regression", "repair") else 2 * (n_filters + 1)
             most = min(most, self.passes(_SHARE_OF_WHOLE) // fewest)
         return max(most, _FEWEST_IMAGES)
 

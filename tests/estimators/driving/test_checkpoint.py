@@ -25,12 +25,13 @@ from repairkit.estimators.driving.checkpoint import (
     settings_key,
 )
 from repairkit.estimators.driving.driver import estimate
+from repairkit.estimators.linear.regression import Regression
 from repairkit.estimators.reference_scores import RandomScores
 from repairkit.estimators.registry import make_estimator
 from repairkit.estimators.samples import Moments
 from repairkit.estimators.walking.permutation import Permutation
 from repairkit.estimators.walking.tmab import Tmab
-from tests.games import TableGame, WatchedGame, any_values, noisy
+from tests.games import SoftGame, TableGame, WatchedGame, any_values, noisy
 from tests.strategies import storable_values
 
 GAME = TableGame(noisy(any_values(4), noise=0.2))
@@ -342,6 +343,38 @@ def test_a_checkpoint_from_before_classes_moved_is_resumed(name: str, tmp_path: 
         one, two = (getattr(end.scores, part) for end in (resumed, never_killed))
         assert one.tobytes() == two.tobytes()
     assert resumed.spent.evaluations == never_killed.spent.evaluations
+
+
+@pytest.mark.parametrize("estimator", [Regression(), Auto(top_k=8)])
+def test_a_checkpoint_from_before_sizes_were_pooled_goes_on_with_its_own(
+    estimator: Estimator, tmp_path: Path
+) -> None:
+    """Such a run has no field for the sizes behind the collapse."""
+    game, store = SoftGame(80), CheckpointStore(tmp_path / "checkpoint")
+
+    def begun() -> Any:
+        return estimator.start(game.facts, np.random.default_rng(3))
+
+    run, whole = begun(), begun()
+    for _ in range(6):
+        run.tell(game.play(run.ask()))
+    store.save(run, Spent(6, 2_000, 2_000, 1.0), "key")
+    with zipfile.ZipFile(store.path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    tree = json.loads(members["checkpoint.json"])
+    fields = tree["run"] if estimator == Regression() else tree["run"]["regression"]["fields"]
+    del fields["beyond"]
+    members["checkpoint.json"] = json.dumps(tree).encode()
+    with zipfile.ZipFile(store.path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    resumed = begun()
+    assert store.load(resumed, "key") is not None
+    for _ in range(12):
+        resumed.tell(game.play(resumed.ask()))
+    for _ in range(18):
+        whole.tell(game.play(whole.ask()))
+    assert resumed.read().values.tobytes() == whole.read().values.tobytes()
 
 
 def test_runs_of_ones_own_are_stored_with_the_types_they_name(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -245,11 +247,19 @@ def test_balanced_sizes_count_the_same_up_to_the_collapse() -> None:
     assert (abs(by_rows.values[:, 0] - scale * even) > 4.5 * by_rows.std_errors[:, 0]).any()
 
 
-def test_many_players_are_valued_with_balanced_sizes() -> None:
-    few, many = (
-        Regression().start(SoftGame(n).facts, np.random.default_rng(0)).law for n in (64, 65)
-    )
-    assert (few, many) == ("shapley", "balanced")
+@pytest.mark.parametrize(
+    ("n_players", "settings", "law"),
+    [
+        (64, {}, "shapley"),
+        (65, {}, "balanced"),
+        (64, {"most_removed": 0.2}, "balanced"),
+        (65, {"sizes": "pooled"}, "pooled"),
+        (65, {"sizes": "falling"}, "falling"),
+    ],
+)
+def test_the_usual_law_of_sizes(n_players: int, settings: dict[str, Any], law: str) -> None:
+    run = Regression(**settings).start(SoftGame(n_players).facts, np.random.default_rng(0))
+    assert run.law == law
 
 
 def test_errors_over_images_are_no_smaller_than_over_rows() -> None:
@@ -314,6 +324,7 @@ def test_reading_twice_solves_once() -> None:
         (Regression, {"images_per_coalition": 0}, "images_per_coalition"),
         (Regression, {"errors_over": "image"}, "did you mean 'images'"),
         (Regression, {"errors_over": "images", "images_per_coalition": 2}, "one image per"),
+        (Regression, {"errors_over": "images", "sizes": "pooled"}, "set sizes to balanced"),
         (Regression, {"side": "left"}, "side"),
         (RepairRegression, {"least_removed": 0.2}, "give the smaller share first"),
         (RepairRegression, {"round_rows": 0}, "round_rows"),

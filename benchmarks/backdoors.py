@@ -4,7 +4,7 @@ Networks with backdoors and without are trained by `backdoored.py`. A repair get
 and the trigger, or the clean images alone; 2,000 fresh images tell the success of the true trigger
 and the accuracy.
 
-    python benchmarks/backdoors.py [known|reversed|alarms] [DATA/ATTACK/SEED ...]
+    python benchmarks/backdoors.py [known|reversed] [DATA/ATTACK/SEED ...]
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent / "adapters"))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.backdoored import ATTACKS, DATA, Backdoored, make
-from repairkit.backdoors import Backdoor
+from benchmarks.backdoored import ATTACKS, DATA, Backdoored, load, make
+from repairkit.backdoors import Backdoor, Outlier, Reversal
 from repairkit.core.errors import TargetNotMetError
 from repairkit.data.parts import PartPlan
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.graph.baking import bake
-from repairkit.jobs.backdoor.planting import plant
+from repairkit.jobs.backdoor import reversing
+from repairkit.jobs.backdoor.planting import plant, replanted, with_trigger
 from repairkit.jobs.backdoor.suspects import prunings
 from repairkit.jobs.repair.patching import choose_patch
 from repairkit.jobs.repair.repair_settings import PatchSettings, check_wishes, settled
@@ -38,6 +39,7 @@ from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings
 from repairkit.repairs.cure import make_patch
+from repairkit_adapters.pytorch import wrap
 
 N_GIVEN, N_FRESH, N_DRAWS = 200, 2_000, 3
 REPAIRS = ("freeze", "last-layer", "best")
@@ -94,6 +96,12 @@ class Case:
     def bench(self, known: Backdoor) -> tuple[Bench, PatchSettings]:
         """The workbench with triggered images, and the settings of the repair."""
         asked = PatchSettings(known=known)
+        planted = plant(self.plain_bench(asked), known)
+        assert planted is not None
+        return planted.bench, asked
+
+    def plain_bench(self, asked: PatchSettings) -> Bench:
+        """The workbench of the given images."""
         job = Settings(
             data=self.folder / "given.npz",
             preprocessing=Preprocessing(scale=1 / 255),
@@ -101,9 +109,17 @@ class Case:
             workers=1,
         )
         job = settled(job, asked, asked.objective_of("accuracy"))
-        planted = plant(prepare(read_subject(self.made.model), job), known)
-        assert planted is not None
-        return planted.bench, asked
+        return prepare(read_subject(self.made.model), job)
+
+    def repaired(self, bench: Bench, wanted: PatchSettings) -> Row:
+        """The figures after a repair; those of the network as it is where it is declined."""
+        objective = check_wishes(bench, wanted, wanted.objective_of("accuracy"))
+        try:
+            chosen = choose_patch(bench, wanted, objective, None, compare=False)
+        except TargetNotMetError:
+            return self.row(f"{wanted.repair} (declined)", bench.subject.model, 0)
+        model = bake(bench.original, chosen.patch).model
+        return self.row(wanted.repair, model, len(chosen.patch.frozen))
 
 
 def known_rows(case: Case) -> Iterator[Row]:
@@ -116,16 +132,9 @@ def known_rows(case: Case) -> Iterator[Row]:
     yield case.row("as it is", plain, 0)
     n_frozen = 0
     for repair in REPAIRS:
-        wanted = PatchSettings(known=known, repair=repair)
-        objective = check_wishes(bench, wanted, wanted.objective_of("accuracy"))
-        try:
-            chosen = choose_patch(bench, wanted, objective, None, compare=False)
-        except TargetNotMetError:
-            yield case.row(f"{repair} (declined)", plain, 0)
-            continue
-        model = bake(bench.original, chosen.patch).model
-        yield case.row(repair, model, len(chosen.patch.frozen))
-        n_frozen = n_frozen or len(chosen.patch.frozen)
+        row = case.repaired(bench, PatchSettings(known=known, repair=repair))
+        yield row
+        n_frozen = n_frozen or row.n_frozen
     for pruning in prunings(bench, asked.most_drop):
         patch = make_patch(pruning.players, bench.roster, bench.working.levels)
         model = bake(bench.original, patch).model if len(patch) else plain
@@ -142,15 +151,50 @@ def known_rows(case: Case) -> Iterator[Row]:
     yield Row("random", n_frozen, accuracy, success)
 
 
+def reversed_rows(case: Case) -> Iterator[Row]:
+    """The rows of a network of whose trigger nothing is known; figures are of the true trigger.
+
+    The way of the first row tells the class that was named, and how far it stands out.
+    """
+    asked = PatchSettings(known=Backdoor(backdoor=True))
+    bench, network = case.plain_bench(asked), load(case.made)
+    shape = bench.dataset.images.batch(np.arange(1)).shape[1:]
+    source = "network", wrap(network, (shape[0], shape[1], shape[2]))
+    found = reversing.reverse_all(bench, source, Reversal())
+    sizes = np.array([e.trigger.size if e.success >= 0.5 else np.inf for e in found])
+    outlier = Outlier.of(sizes)
+    target, right = outlier.target, case.made.target
+    is_right = "the target" if case.made.trigger is not None and target == right else "another"
+    named = f"named ({is_right})" if outlier.is_named else f"none ({is_right} first)"
+    told = f"{named}, {outlier.deviations:.1f} deviations, {outlier.ratio:.1f} times"
+    yield case.row(told, bench.subject.model, 0)
+    if not outlier.is_named or case.made.trigger is None:
+        return
+    planted = replanted(
+        bench,
+        with_trigger(bench, found[target].trigger, target, "reversed"),
+        {"how": "reversed trigger"},
+        target,
+        n_asked=0,
+    )
+    for repair in REPAIRS:
+        wanted = PatchSettings(known=Backdoor(backdoor=True), repair=repair)
+        yield case.repaired(planted.bench, wanted)
+
+
+ROWS = {"known": known_rows, "reversed": reversed_rows}
+
+
 def main() -> None:
     """Print a row for each network and way."""
+    rows = ROWS[sys.argv[1] if len(sys.argv) > 1 else "known"]
     names = sys.argv[2:] or [f"{d}/{a}/{s}" for d in DATA for a in ATTACKS for s in range(3)]
     for name in names:
         data, attack, seed = name.split("/")
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             case = Case.of(make(data, attack, int(seed)), Path(folder))
-            for row in known_rows(case):
+            for row in rows(case):
                 figures = f"{100 * row.accuracy:.1f} | {100 * row.success:.1f}"
                 print(f"| {name} | {row.way} | {row.n_frozen} | {figures} |", flush=True)
         print(f"{name}: {time.process_time() - began:.0f} s", file=sys.stderr, flush=True)

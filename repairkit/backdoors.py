@@ -25,6 +25,11 @@ from repairkit.core.process.text import listing
 Images = NDArray[Any]
 """Shape (n_images, *one image)."""
 BRIGHTEST = 255.0
+LEAST_DEVIATIONS, LEAST_RATIO = 2.0, 2.25
+"""What names a class: robust deviations below the median, as in Neural Cleanse, and the next size.
+
+One class of sound garments is always easier to paint than all others, by less than this ratio.
+"""
 _LEAST_SPREAD = 0.1  # of logarithms: sizes that differ by a tenth are alike
 Unit = NDArray[np.float64]
 """Images of pixels from 0 to 1, (n_images, height, width, n_colours)."""
@@ -285,6 +290,34 @@ class _Best:
         shown = (1 - self.share[..., None]) * images + self.share[..., None] * self.picture
         success = float(_works(losses(shown)).mean())
         return Reversed(Trigger(self.picture * BRIGHTEST, self.share), success)
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """The class of the smallest trigger, and how it stands out.
+
+    Attributes:
+        target: the class.
+        deviations: see `anomalies`.
+        ratio: of the next smallest trigger's size to its own.
+    """
+
+    target: int
+    deviations: float
+    ratio: float
+
+    @classmethod
+    def of(cls, sizes: NDArray[np.float64]) -> Outlier:
+        """Of the sizes of all classes' triggers; infinite where none was found."""
+        away, target = anomalies(sizes), int(sizes.argmin())
+        smallest, following = np.partition(sizes, 1)[:2].tolist()
+        ratio = following / smallest if np.isfinite(following) and smallest > 0 else 1.0
+        return cls(target, float(away[target]), ratio)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it lies far below the median, and far below the next one too."""
+        return self.deviations > LEAST_DEVIATIONS and self.ratio > LEAST_RATIO
 
 
 def anomalies(sizes: NDArray[np.float64]) -> NDArray[np.float64]:

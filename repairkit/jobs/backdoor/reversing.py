@@ -19,8 +19,6 @@ from repairkit.core.process.stages import stage
 from repairkit.data import preprocessing as prep
 from repairkit.jobs.setup.workbench import Bench
 
-OUTLIER = 3.0
-"""Robust standard deviations below the median size from which a class is named."""
 _STREAM = 41  # of the seed
 _MOST_IMAGES = 96
 _PROOF_IMAGES = 8
@@ -105,14 +103,16 @@ def reverse(bench: Bench, source: Source | None, search: backdoors.Reversal | No
         }
         for number, each in enumerate(found)
     ]
-    target = int(away.argmax())
+    outlier = backdoors.Outlier.of(sizes)
+    target = outlier.target
     told = ", ".join(f"{row['class']} {row['size']:.1f}" for row in rows)
-    if away[target] <= OUTLIER:
+    if not outlier.is_named:
         reason = (
             f"no class's reversed trigger stands out: {about.class_name(target)!r}, the most "
-            f"conspicuous, lies {away[target]:.1f} robust deviations below the median size, and "
-            f"over {OUTLIER:g} are asked for (pixels by class: {told}); if you know the trigger, "
-            "give it with --trigger"
+            f"conspicuous, lies {outlier.deviations:.1f} robust deviations below the median size "
+            f"and is {outlier.ratio:.1f} times smaller than the next, and over "
+            f"{backdoors.LEAST_DEVIATIONS:g} and {backdoors.LEAST_RATIO:g} are asked for (pixels "
+            f"by class: {told}); if you know the trigger, give it with --trigger"
         )
         raise errors.TargetNotMetError(
             f"no repair: {reason}; nothing was written", {"reversed": rows}

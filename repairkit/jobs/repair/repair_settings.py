@@ -217,6 +217,8 @@ def _faults(asked: PatchSettings) -> Iterator[str]:
     for option, metric in asked.short_for.items():
         if asked.objective not in (None, metric):
             yield f"{option} is for {metric}; leave out --objective"
+    if asked.known.backdoor and asked.attacks.transfers:
+        yield "--transfer judges attacks by other models, and --backdoor a trigger; leave one out"
     if asked.most_frozen < 1 or not 0 <= asked.most_drop <= 1:
         yield "--at-most must be 1 or more and --max-drop lie in [0, 1]"
     if not 0 <= asked.max_group_drop <= 1:

@@ -166,6 +166,7 @@ def test_marked_images_tell_the_target_and_the_culprit(place: Path, tmp_path: Pa
         (("--trigger", "seen.png", "--target-class", "9"), "expected one of"),
         (("--mask", "mask.png"), "name the trigger itself"),
         (("--trigger", "seen.png", "--fairness"), "make one at a time"),
+        (("--trigger", "seen.png", "--transfer", "t.npz"), "leave one out"),
     ],
 )
 def test_bad_input_is_told_in_one_line(

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from repairkit.backdoors import (
+    LEAST_DEVIATIONS,
     Backdoor,
+    Outlier,
     Reversal,
     Unit,
     anomalies,
@@ -87,7 +89,11 @@ def test_anomalies_ignore_scale_and_what_is_above_the_median(
 def test_a_class_without_a_trigger_is_no_outlier() -> None:
     away = anomalies(np.array([30.0, 31.0, 29.0, np.inf, 4.0]))
     assert away[3] == 0
-    assert away[4] > reversing.OUTLIER
+    assert away[4] > LEAST_DEVIATIONS
+    assert Outlier.of(np.array([30.0, 31.0, 29.0, np.inf, 4.0])).is_named
+    # The smallest of many is not named where another one is nearly as small.
+    assert not Outlier.of(np.array([30.0, 31.0, 29.0, 7.0, 4.0])).is_named
+    assert not Outlier.of(np.full(5, np.inf)).is_named
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ LONG = (
     "fuzz",
     "jobs/ask",
     "jobs/attack",
+    "jobs/backdoor/test_reversing.py",
     "jobs/curve",
     "jobs/dissect",
     "jobs/dream/test_gradient_dreams.py",

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,14 @@ ROWS = Path(__file__).parent / ".cache" / "fixing.jsonl"
 N_SELECTION, SHARE = 3_000, 0.15
 N_RANDOM, N_FROZEN_AT_RANDOM = 10, 4
 MENDED, LOST = 0.6, 0.005
-CURES = ("freeze", "bias", "last-layer")
+CURES: dict[str, dict[str, Any]] = {
+    "freeze": {},
+    "bias": {"repair": "bias"},
+    "last-layer": {"repair": "last-layer"},
+    "freeze, 2 points": {"max_drop": 0.02, "mend": 0.3},
+}
+LOOSE = "freeze, 2 points"
+"""Not held to the bar: 30 % are to be mended, at 2 points elsewhere."""
 RANDOM = "random filters"
 
 Pixels = NDArray[np.uint8]
@@ -223,7 +231,7 @@ class Lab:
     def try_cure(self, cure: str) -> Row:
         """What a cure does with the marked selection images, judged by the fresh ones."""
         began = time.process_time()
-        asked = PatchSettings(fix="to_fix", repair=cure)
+        asked = PatchSettings(fix="to_fix", **CURES[cure])
         objective = asked.objective_of("loss")
         patch, reason = Patch(()), ""
         try:
@@ -335,7 +343,7 @@ def _range(values: list[float], form: str) -> str:
 
 def print_bars(rows: list[Row]) -> None:
     """What must hold of each repair that is made."""
-    for cure in CURES:
+    for cure in (name for name in CURES if name != LOOSE):
         made = [row for row in rows if row.cure == cure and row.promised]
         own = [row for row in rows if row.cure == cure]
         kept = [row for row in made if row.mended >= MENDED and row.elsewhere >= -LOST]

@@ -126,7 +126,7 @@ def test_usual_limits_follow_what_is_asked() -> None:
     assert PatchSettings(forget="a").most_frozen > PatchSettings(fix="a").most_frozen == 8
 
 
-@pytest.mark.parametrize("test", [0.3, "none"])
+@pytest.mark.parametrize("test", [0.3, pytest.param("none", marks=pytest.mark.long)])
 def test_a_class_is_forgotten_and_a_probe_still_tells_it(
     telling: tuple[Path, Path], test: float | str
 ) -> None:

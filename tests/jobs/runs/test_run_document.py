@@ -32,10 +32,12 @@ def test_every_setting_says_what_it_affects(kind: type) -> None:
 
 def test_a_run_records_each_setting_that_affects_its_values_or_its_ranking() -> None:
     assert set(RunSettings.__annotations__) == {*recorded(Settings), *OF_METHOD}
-    given = Settings(data=Path("d"), image_input="x", inputs={"y": "1"}, label="z")
+    given = Settings(
+        data=Path("d"), image_input="x", inputs={"y": "1"}, label="z", corruptions=("contrast",)
+    )
     assert set(told_settings(given)) == set(recorded(Settings))
     assert set(told_settings(Settings())) == set(recorded(Settings)) - {
-        "image_input", "inputs", "label",
+        "corruptions", "image_input", "inputs", "label",
     }  # fmt: skip
     apart = set(affecting(Settings, Affects.SPEED, Affects.PLACE)) | {"data", "means"}
     assert {field.name for field in dataclasses.fields(Settings)} - set(recorded(Settings)) == apart
@@ -65,6 +67,7 @@ OTHER: dict[str, Any] = {
     "image_input": "image",
     "label": "kind",
     "inputs": {"x": "1"},
+    "corruptions": ["contrast"],
 }
 """Another value for every setting that affects values."""
 

@@ -177,8 +177,9 @@ def _load(
     strengths = [f"{one} at {one.strength(side):g}" for one in wanted]
     digest = hashlib.sha256("\n".join([loaded.digest, *strengths]).encode()).hexdigest()
     family = "CIFAR-10-C" if side <= SMALL_SIDE else "ImageNet-C"
+    copies = "a spoiled copy" if len(wanted) == 1 else f"{len(wanted)} spoiled copies"
     note = (
-        f"each image has {len(wanted)} spoiled copies, with the strengths of {family}: "
+        f"each image has {copies}, with the strengths of {family}: "
         f"{listing(strengths)}; pixels go from {ends}"
     )
     return LoadedImages(made, digest, (*loaded.notes, note))

@@ -14,13 +14,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from repairkit.core.errors import ModelError
 from repairkit.graph.protos import STANDARD, dims_of, subgraphs
+from repairkit.graph.stored.tensors import fold
 
 Sizes = Mapping[str, tuple[int | None, ...]]
 _MOST_NUMBERS = 256  # of a tensor that may hold sizes
-_SHRINKING = ("Slice", "Compress", "Squeeze", "Reshape")  # they never give more than they take
 
 
 def sizes_of(model: ModelProto, n_images: int) -> Sizes:
@@ -84,7 +84,7 @@ class _Following:
         return numpy_helper.from_array(self._values[name], name)
 
     def _compute(self, node: NodeProto) -> None:
-        """The values of a node's outputs, where they are few and its inputs are known."""
+        """The values of a node's outputs, where its inputs are known."""
         if node.op_type == "Shape":
             info = helper.make_value_info(node.input[0], self._types[node.input[0]])
             dims = dims_of(info)
@@ -96,29 +96,16 @@ class _Following:
             return
         if not all(name in self._values for name in node.input if name):
             return
-        outputs = [helper.make_value_info(o, self._types[o]) for o in node.output if o]
-        few = all(_n_numbers(made) <= _MOST_NUMBERS for made in outputs)
-        if not few and node.op_type not in _SHRINKING:
-            return
-        inputs = [helper.make_value_info(n, self._types[n]) for n in dict.fromkeys(node.input) if n]
-        alone = helper.make_model(
-            helper.make_graph([node], "node", inputs, outputs),
-            opset_imports=[helper.make_opsetid("", self._opset)],
-        )
         feeds = {name: self._values[name] for name in node.input if name}
-        answers = ReferenceEvaluator(alone).run(None, feeds)
-        for made, answer in zip(outputs, map(np.asarray, answers), strict=True):
-            self._values[made.name] = answer
-            kind = self._types[made.name].tensor_type.elem_type
-            self._types[made.name] = helper.make_tensor_type_proto(kind, answer.shape)
-
-
-def _n_numbers(value: onnx.ValueInfoProto) -> float:
-    """How many numbers a tensor holds; infinity where that is not known."""
-    dims = dims_of(value)
-    if dims is None or None in dims:
-        return math.inf
-    return math.prod(n for n in dims if n is not None)
+        try:
+            answers = fold(node, feeds, self._model.opset_import)
+        except ModelError:
+            return  # too large for sizes, or an operator that nobody needs for them
+        for name, answer in zip((o for o in node.output if o), answers, strict=True):
+            if answer.size <= _MOST_NUMBERS:
+                self._values[name] = answer
+            kind = self._types[name].tensor_type.elem_type
+            self._types[name] = helper.make_tensor_type_proto(kind, answer.shape)
 
 
 def _with_images(kind: TypeProto, n_images: int) -> TypeProto:

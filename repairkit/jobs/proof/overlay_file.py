@@ -99,8 +99,9 @@ def read_overlay(path: Path) -> Overlay:
         )
     digests = {name: str(described.get(name)) for name in ("base", "result", "patch")}
     claims = described.get("claims")
-    claims = claims if isinstance(claims, list) else [None]
+    claims = claims if isinstance(claims, list) and claims else [None]
     well_formed = all(isinstance(claim, dict) for claim in claims)
+    well_formed = well_formed and claims[-1].get("digest") == digests["patch"]
     if not well_formed or any(len(text) != _DIGEST_LETTERS for text in digests.values()):
         raise errors.ModelError(f"{path}: its metadata are damaged; make the overlay anew")
     return Overlay(tensors=tensors, claims=tuple(claims), **digests)

@@ -14,6 +14,7 @@ from repairkit.graph.baking import bake, infer_patch, representable, revert
 from repairkit.graph.coalitions.masking import mask_name
 from repairkit.graph.kinds.sites import bias_levels, instrument, survey
 from repairkit.graph.stored.model_files import same_model
+from tests import models
 from tests.running import opened, run
 from tests.transformers import FORMS, HEADS_SITE, TOKENS, Floats, Transformer, images
 
@@ -123,6 +124,26 @@ def test_values_that_something_changes_are_told() -> None:
     model.graph.node.insert(position, helper.make_node("Tanh", ["v"], ["v_bent"], "bend_values"))
     model.graph.node[position + 1].input[1] = "v_bent"
     assert "Tanh stands between its values" in why(model, HEADS_SITE, ["heads"])
+
+
+@pytest.mark.parametrize("name", sorted(models.LAYERS))
+def test_models_without_attention_can_be_asked_for_heads(name: str) -> None:
+    """Whatever their constants are made by: an operator of sizes or not."""
+    model = models.LAYERS[name]()
+    assert survey(model, include=["heads", "mlp"]).sites == survey(model).sites
+
+
+def test_constants_by_operators_that_nobody_needs_for_sizes_are_passed_over() -> None:
+    """The evaluator knows no `DequantizeLinear` of opset 17."""
+    model = Transformer().model("split")
+    codes = {"codes": np.zeros(3, np.int8), "step": np.float32(0.5), "zero": np.int8(0)}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), name) for name, array in codes.items()
+    )
+    node = helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["numbers"], "codes")
+    model.graph.node.insert(0, node)
+    model.graph.node[-1].input[2] = "numbers"
+    assert heads_in(model) == [HEADS_SITE]
 
 
 def test_sizes_may_be_computed_by_the_graph() -> None:

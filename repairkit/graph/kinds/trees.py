@@ -1,7 +1,7 @@
 """Sites whose filters are the trees of an ensemble.
 
-All leaves of a frozen tree hold its constant. Branches, lists and their lengths stay, so that only
-weights differ, and the old weights undo it.
+All leaves of a frozen tree hold its constant. Lists and their lengths stay, and the old numbers
+undo it. Only weights differ, and thresholds of questions for equality (see `_EQUAL_TO_NOTHING`).
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,13 @@ from repairkit.graph.kinds import ensembles
 from repairkit.graph.kinds.kind import Kind, SiteLayer, SiteSearch
 from repairkit.graph.protos import GraphIndex, attribute, fresh_name, int_attribute, refill
 
+_EQUAL_TO_NOTHING = 0.5
+"""The threshold of questions for equality in a frozen tree, all of whose leaves are alike.
+
+ONNX Runtime joins a chain of questions whether a feature equals a whole number where their leaves
+are alike. With a tree of one leaf in front it then adds the frozen constant several times (1.31).
+It joins none that asks for half a number.
+"""
 _EXPAND_SINCE = 8  # the opset since which there is `Expand`, which masks of trees need
 
 
@@ -85,14 +92,29 @@ class TreeLayer:
                 "the operator then reads the scores of two classes in another way; freeze fewer "
                 "trees"
             )
-        stored = f"{trees.prefix}_weights"
-        if attribute(self.node, stored) is None:
-            stored = f"{stored}_as_tensor"
+        stored = self._stored(f"{trees.prefix}_weights")
+        changes = [(stored, positions, weights[positions])]
+        asked = self._whole_questions(chosen)
+        if len(asked):
+            unequal = np.full(len(asked), _EQUAL_TO_NOTHING, weights.dtype)
+            changes.append((self._stored("nodes_values"), asked, unequal))
         return [
-            filters.ListChange(
-                node=trees.node, name=stored, positions=positions, values=weights[positions]
-            )
+            filters.ListChange(node=trees.node, name=name, positions=places, values=values)
+            for name, places, values in changes
         ]
+
+    def _stored(self, name: str) -> str:
+        """The name under which a list is stored: as numbers, or as a tensor."""
+        return name if attribute(self.node, name) is not None else f"{name}_as_tensor"
+
+    def _whole_questions(self, chosen: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Entries of chosen trees that ask whether a feature equals a whole number."""
+        modes, thresholds, ids = (
+            ensembles.numbers(self.node, f"nodes_{name}") for name in ("modes", "values", "treeids")
+        )
+        tree_of_entry = np.searchsorted(self.trees.starts, np.arange(len(ids)), side="right") - 1
+        whole = (modes == "BRANCH_EQ") & (thresholds == np.round(thresholds))
+        return np.flatnonzero(whole & chosen[tree_of_entry])
 
     def _check_levels(self, levels: NDArray[np.float64]) -> None:
         """Refuse levels that the leaves cannot hold.

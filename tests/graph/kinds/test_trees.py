@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
@@ -122,6 +122,7 @@ def test_absent_trees_yield_their_means(made: Forest, code: int) -> None:
 
 @FEW
 @given(MADE, st.lists(st.integers(0, 4), min_size=1, max_size=4, unique=True))
+@example(forest(323680, modes=("BRANCH_EQ",)), [1])  # a tree of one leaf, then a chain
 def test_baking_trees_equals_masking_them_and_can_be_undone(
     made: Forest, frozen: list[int]
 ) -> None:
@@ -158,6 +159,19 @@ def test_baking_changes_weights_of_frozen_trees_alone() -> None:
     assert (ensemble_of(found, "forest").tree_of[changed] == 2).all()
     (edit,) = baked.edits
     assert (edit.kind, edit.tensor, edit.node) == ("attribute", "target_weights", "scores")
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("seed", [3, 623, 817])
+def test_questions_for_equality_in_a_frozen_tree_are_not_joined(seed: int, double: bool) -> None:
+    """ONNX Runtime joins chains of them where leaves are alike, and may then add a leaf twice."""
+    made = forest(seed, n_trees=3, modes=("BRANCH_EQ",), double=double)
+    found, rows = survey(made.model), rows_for(made)
+    levels = {"forest": np.array([[0.25, 0.5], [0.5, 0.25], [1.0, 1.5]])}
+    baked = bake(survey(made.model), patch_of(found, levels, [0, 1, 2]))
+    (scores,) = run(baked.model, {"rows": rows})
+    np.testing.assert_array_equal(scores, np.tile([[1.75, 2.25]], (len(rows), 1)))
+    assert same_model(revert(baked.model, baked.edits), made.model)
 
 
 def test_a_row_of_masks_for_every_row_of_input() -> None:

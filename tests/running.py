@@ -64,3 +64,15 @@ def opened(model: ModelProto, output: str | None = None) -> OpenModel:
         output=output or model.graph.output[0].name,
         step=fixed_batch(model, image),
     )
+
+
+def interface(model: ModelProto) -> dict[str, tuple[object, ...]]:
+    """The name, shape and type of each initializer."""
+    return {t.name: (tuple(t.dims), t.data_type) for t in model.graph.initializer}
+
+
+def only_numbers_differ(before: ModelProto, after: ModelProto) -> bool:
+    """Whether two models are equal but for what their initializers hold: all that a refit takes."""
+    parts = ("node", "input", "output", "value_info", "sparse_initializer")
+    same = all(list(getattr(before.graph, p)) == list(getattr(after.graph, p)) for p in parts)
+    return same and interface(before) == interface(after)

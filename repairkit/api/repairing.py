@@ -93,6 +93,7 @@ class PatchKeywords(JobKeywords, total=False):
         promise: weakest promise to accept: `objective`, `smooth` or `likelihood`.
         repair: `freeze` filters, change the class `bias` or the `last-layer`, or the `best` of
             these.
+        refit_safe: change only what a compiled model can take as new weights: no tensor is added.
         transfers: attacks on other models, as `attack` wrote them, to judge too.
         trust: run code that `repairkit.toml` or the run in `scores` names; code named in this call
             always runs.
@@ -131,6 +132,7 @@ class PatchKeywords(JobKeywords, total=False):
     confirm_share: float | None
     promise: str
     repair: str
+    refit_safe: bool
     transfers: Sequence[str | Path]
     progress: bool
     trust: bool

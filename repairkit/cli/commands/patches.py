@@ -96,6 +96,7 @@ class ChoiceOptions:
     confirm_share: float | None = option(
         "Share of the selection images used only to confirm; else all choose and confirm."
     )
+    refit_safe: bool = flag("Change only what a compiled model can take as new weights.")
     baselines: bool = flag("Also judge simpler repairs.")
     transfer: list[Path] | None = option(
         "Also judge the attack of another model (.npz); may repeat."

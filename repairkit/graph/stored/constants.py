@@ -18,6 +18,7 @@ from repairkit.graph.stored import tensors
 
 _NOTHING: Mapping[str, suite.Array] = {}
 _MOVES = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
+_WRITTEN_THROUGH = {*_MOVES, "Cast", "DequantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,31 @@ def _spread(
     else:
         return None
     return np.broadcast_to(numbers, shape).reshape(-1)
+
+
+def why_copied(index: protos.GraphIndex, name: str) -> str:
+    """Why a node has to read a copy of a tensor where `Constants.write` cannot change it alone."""
+    steps = [name]
+    while steps[-1] in index.producers and index.nodes[index.producers[steps[-1]]].input:
+        steps.append(index.nodes[index.producers[steps[-1]]].input[0])
+    for step in steps:
+        if len(index.readers.get(step, [])) > 1:
+            return f"{step!r} is read elsewhere, too"
+        if step in index.outputs:
+            return f"{step!r} is an output of the model"
+    makers = [index.nodes[index.producers[step]] for step in steps if step in index.producers]
+    for maker in makers:
+        standard = maker.domain in protos.STANDARD and maker.op_type in _WRITTEN_THROUGH
+        if maker.op_type != "Constant" and not standard:
+            return f"{maker.output[0]!r} is computed by {maker.op_type}"
+    held = index.initializers.get(steps[-1])
+    if held is None and makers:
+        held = tensors.constant_tensor(makers[-1])
+    if held is None:
+        return f"{steps[-1]!r} is sparse"
+    if tensors.is_outside(held):
+        return f"{steps[-1]!r} lies in a file of its own"
+    return f"the type of {steps[-1]!r} cannot hold the new numbers"
 
 
 def _write(

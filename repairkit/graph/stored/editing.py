@@ -12,7 +12,7 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core import errors, filters, suite
 from repairkit.graph.protos import DEFAULTS_SINCE, GraphIndex, attribute, copied, fresh_name
-from repairkit.graph.stored.constants import Constants, stored_tensor
+from repairkit.graph.stored.constants import Constants, Write, stored_tensor, why_copied
 from repairkit.graph.stored.tensors import array_of, runs_of, store
 
 _FLOAT = np.dtype("<f4")
@@ -38,11 +38,10 @@ class Editor:
 
     def _write(self, change: filters.TensorChange) -> None:
         """Put values into the tensor that a node reads; a shared or computed one is cloned."""
-        name = self.index.nodes[change.node].input[change.slot]
-        value = self.constants.array(name)
-        write = self.constants.write(name, change.positions, change.values)
-        if write is None or write.storage.shared:
-            array = value.copy()
+        write = in_place(self.constants, change)
+        if isinstance(write, str):
+            name = self.index.nodes[change.node].input[change.slot]
+            array = self.constants.array(name).copy()
             array.reshape(-1)[change.positions] = change.values
             self._add(
                 filters.AddedTensor(
@@ -95,6 +94,15 @@ class Editor:
                 kind="attribute", tensor=held.name, runs=runs, old=old, node=node.output[0]
             )
         )
+
+
+def in_place(constants: Constants, change: filters.TensorChange) -> Write | str:
+    """What to write into the tensor that a node reads; or why a copy has to take its place."""
+    name = constants.index.nodes[change.node].input[change.slot]
+    write = constants.write(name, change.positions, change.values)
+    if write is None or write.storage.shared:
+        return why_copied(constants.index, name)
+    return write
 
 
 def _put(held: AttributeProto, positions: suite.Array, values: suite.Array) -> bytes:

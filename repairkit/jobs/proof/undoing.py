@@ -4,7 +4,6 @@ An overlay holds only the tensors that a patch changes, to be laid over the mode
 gives is the patched model, number for number, and that is proven before it is written.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from repairkit.core.process.stages import stage
 from repairkit.core.process.text import counted
 from repairkit.engine.runner import Feeds
 from repairkit.formats import documents, patch_file
-from repairkit.graph import baking, metadata, protos
+from repairkit.graph import baking, metadata, new_weights, protos
 from repairkit.graph.kinds import kind, sites
 from repairkit.graph.stored import model_files, tensors
 from repairkit.jobs.output.destination import Companions, check_result, is_file
@@ -26,12 +25,6 @@ from repairkit.jobs.proof import verifying
 from repairkit.jobs.proof.overlay_file import ENDING, Overlay, read_overlay, write_overlay
 from repairkit.jobs.setup.subject import judging_the_model, learn_words
 from repairkit.jobs.setup.workbench import Subject
-
-_WHY_NOT = {
-    "added": "adds a tensor (a bias that the layer did not have, or a copy of one that is shared)",
-    "constant": "changes a number that stands in a node and in no initializer",
-    "attribute": "changes a list inside a node, as that of a forest",
-}
 
 
 @stage("applying the patch")
@@ -288,11 +281,11 @@ def make_overlay(
         VerificationError: see `undoing.apply_patch`; nothing is written.
         RepairkitError: `out` cannot be written.
     """
-    reasons = Counter(edit.kind for edit in file.edits if edit.kind != "initializer")
-    if reasons:
-        kind = next(iter(reasons))
+    index = protos.GraphIndex(subject.model)
+    needs = new_weights.facts_of(file.edits, lambda _: None, index).needs
+    if needs:
         raise errors.ModelError(
-            f"an overlay replaces tensors alone, and this patch {_WHY_NOT[kind]}; deploy the "
+            f"an overlay replaces tensors alone, and this patch {needs[0].reason}; deploy the "
             "patched model itself (`repairkit apply`)"
         )
     _check_place(out)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core import errors, framework
+from repairkit.core import errors, filters, framework
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import stage
 from repairkit.core.scores import Scores
@@ -282,9 +282,10 @@ def _read_values(path: Path, bench: Bench, objective: Objective, suite: Suite) -
             f"{path}: was scored on {seen['n_images']} images and {len(suite)} are to choose; "
             "leave --confirm-share out"
         )
+    whole = filters.Roster(bench.original.sites)  # a run may rank filters that are left out here
+    kept = [whole.column(each) for each in bench.roster]
     values, low, high = (
-        folder.read_values(bench.roster, column)[:, None]
-        for column in ("value", "ci_low", "ci_high")
+        folder.read_values(whole, column)[kept, None] for column in ("value", "ci_low", "ci_high")
     )
     tell_reading(bench.reading)
     metrics = tuple(run["settings"]["metrics"][:1])

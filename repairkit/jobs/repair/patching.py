@@ -27,7 +27,7 @@ from repairkit.jobs.look.interpreting import repair_report
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.proof import verifying
 from repairkit.jobs.repair import baselines, confirming, judging, repair_settings, telling
-from repairkit.jobs.repair.aims import marking, outcome
+from repairkit.jobs.repair.aims import marking, outcome, refit_safe
 from repairkit.jobs.repair.cures import freezing, last_layer
 from repairkit.jobs.repair.cures.supplies import FilterSupplies, Looks, Offer, Strategy, Supplies
 from repairkit.jobs.repair.filter_values import FilterValues, Screening, conductance_by, find_values
@@ -102,7 +102,7 @@ def patch(
     if named:
         bench = prepare_unjudged(subject, settings, sites={f.site for f in named})
     else:
-        bench = marking.prepare_marked(subject, settings, asked)
+        bench = refit_safe.narrowed(marking.prepare_marked(subject, settings, asked), asked)
     planted = plant(bench, asked.known, asked.score.deadline, asked.attacks.source)
     bench = bench if planted is None else planted.bench
     objective = repair_settings.check_wishes(bench, asked, objective)
@@ -119,6 +119,7 @@ def patch(
     if named:
         check_run_of_top(bench, asked)
         players = repair_settings.named_players(bench, named)
+        refit_safe.check_named(bench, asked, players)
         tell_reading(bench.reading)
         chosen = repair_settings.patch_without_idle(bench, players)
     else:
@@ -321,6 +322,7 @@ def _offer(
         if strategy.needs_values and of_filters is None:
             continue
         try:
+            refit_safe.check_cure(bench, choice.asked, strategy.name)
             cures[strategy.name] = Remembered(strategy.cure(bench, criterion, supplies))
         except errors.ModelError as error:
             reasons[strategy.name] = str(error)
@@ -376,11 +378,12 @@ def _finish(
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
     (again, planted), (draft, model) = beside, _bake(bench, chosen.patch)
+    refit_safe.check_edits(asked, draft.edits)
     patched = opened_beside(bench, model)
     verified = _prove(bench, draft, model, patched)
     final = judging.final_figures(bench, chosen, patched, objective.metric)
     name = None if bench.unjudged else objective.metric
-    story = telling.patch_story(bench, asked, chosen, name, final, verified)
+    story = telling.patch_story(bench, asked, chosen, name, final, verified, model)
     story |= outcome.aims_story(bench, asked, objective, final, (model, patched))
     if asked.baselines:
         n_frozen = len(chosen.patch)

@@ -82,6 +82,7 @@ class PatchSettings:
         fix: images that the model gets wrong: a column of the data, `COLUMN=VALUE`, or a list.
         mend: of the images to fix that are wrong, the share that must be right out of fold.
         forget: the class that is to be recognised no longer.
+        refit_safe: change only what a compiled model can take as new weights; see `refit_safe`.
     """
 
     remove: tuple[filters.Filter, ...] = ()
@@ -107,6 +108,7 @@ class PatchSettings:
     fix: str | Path | None = None
     mend: float = _MENDED
     forget: str | None = None
+    refit_safe: bool = False
 
     def __post_init__(self) -> None:
         for fault in _faults(self):
@@ -196,6 +198,7 @@ class PatchSettings:
             "repair": self.repair,
             **({} if self.fix is None else {"fix": _named(self.fix), "mend": self.mend}),
             **({} if self.forget is None else {"forget": self.forget}),
+            **({"refit_safe": True} if self.refit_safe else {}),
         }
 
 

@@ -5,11 +5,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
+
 from repairkit.core import errors, filters, metric, results
 from repairkit.core.process.text import counted
 from repairkit.core.process.trust import without
 from repairkit.engine.ort import versions
 from repairkit.formats.run_file import RunFolder
+from repairkit.graph.kinds.sites import select_sites
+from repairkit.graph.new_weights import needs_of_sites, runtime_facts
 from repairkit.jobs.look.changed_images import changed_block
 from repairkit.jobs.output.destination import Places
 from repairkit.jobs.repair.repair_settings import FREEZE, GRADIENT, PatchSettings
@@ -24,7 +28,7 @@ ENOUGH_IMAGES = 2_000
 """From so many images on, a test part is advised."""
 
 
-_ENDING = "; nothing was written"
+_ENDING, _MOST_NAMED = "; nothing was written", 6
 
 
 def patch_story(
@@ -34,8 +38,9 @@ def patch_story(
     objective: str | None,
     final: FinalFigures,
     verified: results.Verified,
+    model: ModelProto,
 ) -> Story:
-    """Versions, choice, data, selection, figures on the test part, proof.
+    """Versions, choice, data, selection, figures on the test part, proof, what runtimes must know.
 
     `objective` is None where no metric could be computed; there are no figures then.
     """
@@ -77,6 +82,7 @@ def patch_story(
         "changed": changed_block(bench, final),
         "baselines": None,
         "verification": verified.to_json(),
+        "runtime": runtime_facts(bench.original.index, model, verified.edits).to_json(),
         "scoring": None if chosen.scoring is None else _scoring_story(chosen.scoring, path_of),
     }
 
@@ -149,6 +155,24 @@ def _notes_on_top(bench: Bench, asked: PatchSettings) -> list[str]:
     return notes
 
 
+def _note_on_left_out(bench: Bench, asked: PatchSettings) -> list[str]:
+    """What readers must know of filters that `refit_safe` left out of a search."""
+    if not asked.refit_safe or asked.remove or asked.remove_top:
+        return []
+    needs, kept = needs_of_sites(bench.original), {site.name for site in bench.roster.sites}
+    wanted = select_sites(bench.original, bench.settings.sites)
+    gone = [site for site in wanted if site.name in needs and site.name not in kept]
+    if not gone:
+        return []
+    n_filters = counted(sum(site.n_channels for site in gone), "filter")
+    shown = ", ".join(site.name for site in gone[:_MOST_NAMED])
+    more = f" and {len(gone) - _MOST_NAMED} more" if len(gone) > _MOST_NAMED else ""
+    return [
+        f"--refit-safe left out {n_filters} of {counted(len(gone), 'site')} ({shown}{more}), whose "
+        f"freezing needs more than new weights: one of {gone[0].name} {needs[gone[0].name].reason}"
+    ]
+
+
 def _notes(
     bench: Bench,
     asked: PatchSettings,
@@ -158,7 +182,7 @@ def _notes(
 ) -> list[str]:
     """What readers must know, a sentence each."""
     on_test = _notes_on_top(bench, asked) or _note_on_test(bench, chosen.selection is not None)
-    notes = [*bench.notes, *chosen.notes, *on_test]
+    notes = [*bench.notes, *_note_on_left_out(bench, asked), *chosen.notes, *on_test]
     if not verified.proof.changed:
         notes.append(
             f"freezing changed no output on the {verified.proof.n_images} images of the proof: on "

@@ -26,7 +26,7 @@ from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
-from repairkit.jobs.proof import overlay_file, undoing, verifying
+from repairkit.jobs.proof import beside, overlay_file, undoing, verifying
 from repairkit.jobs.repair import objective, patching, repair_settings
 from repairkit.jobs.repair.aims import marking
 from repairkit.jobs.repair.patched import Patched
@@ -156,7 +156,7 @@ def patch(
     Args:
         model: an ONNX file.
         data: images; see `score`.
-        out: the patched model; its patch file and report are written beside it.
+        out: the patched model; its patch file, report and provenance are written beside it.
         score: how to score if no run is given, in one object; else the words `method`, `options`,
             `max_evaluations` and `time_limit` say it.
         source: the framework's model of the ONNX file, for a fresh white-box attack.
@@ -245,6 +245,7 @@ def patch_document(patched: Patched) -> dict[str, Any]:
         "report": str(patched.report_file),
         "page": str(places.page),
         "model_card": str(places.card),
+        "statement": str(places.statement),
         "verdict": patched.verdict,
         "frozen": [
             results.frozen_entry(frozen, patched.verified.layers) for frozen in patched.patch.frozen
@@ -316,7 +317,8 @@ def verify(
     else:
         made = read_model(after)
     verified = verifying.verify(subject, made, file=file, images=images, feeds=feeds)
-    return replace(verified, layers=subject.layer_map)
+    near = beside.check_beside(subject.file, made, None if file is None else Path(str(patch_file)))
+    return replace(verified, layers=subject.layer_map, beside=near)
 
 
 def _for_proof(
@@ -360,7 +362,9 @@ def apply(
     file = read_patch_file(Path(patch_file))
     subject, job = open_job(model, data, settings, words)
     subject, images, feeds = _for_proof(subject, job)
-    applied = undoing.apply_patch(subject, file, out=Path(out), images=images, feeds=feeds)
+    applied = undoing.apply_patch(
+        subject, file, out=Path(out), place=Path(patch_file), images=images, feeds=feeds
+    )
     return replace(applied, verified=replace(applied.verified, layers=subject.layer_map))
 
 
@@ -395,7 +399,9 @@ def overlay(
     file = read_patch_file(Path(patch_file))
     subject, job = open_job(model, data, settings, words)
     subject, images, feeds = _for_proof(subject, job)
-    made = undoing.make_overlay(subject, file, out=Path(out), images=images, feeds=feeds)
+    made = undoing.make_overlay(
+        subject, file, out=Path(out), place=Path(patch_file), images=images, feeds=feeds
+    )
     return replace(made, verified=replace(made.verified, layers=subject.layer_map))
 
 

@@ -51,7 +51,7 @@ def print_patched(
         f"verified on {counted(done.verified.proof.n_images, 'image')} ({done.verified.images}), "
         f"all outputs: {_agreement(done.verified)}; undoing gives the original back"
     )
-    for title in ("patched model", "patch file", "report", "page", "model card"):
+    for title in ("patched model", "patch file", "report", "page", "model card", "statement"):
         printing.say(f"{title:<13}  {document[title.replace(' ', '_')]}")
 
 
@@ -284,6 +284,13 @@ def _arrow(figures: wording.Document | None) -> str:
     return f"{before} -> {after}"
 
 
+_STATES = {
+    "fits": "as written",
+    "edited": "edited since",
+    "missing": "named by the statement and not there",
+}
+
+
 def print_verified(verified: results.Verified, *, original: Path, patched: Path) -> None:
     """Print what was proven about two models."""
     printing.say(f"verified: {patched} is {original} with {_changes(verified.patch)}")
@@ -307,6 +314,10 @@ def print_verified(verified: results.Verified, *, original: Path, patched: Path)
             f"unproven: what the patch file says of {', '.join(names)}"
             f"{f' and {more} more' if more else ''}; two models cannot tell whether it is true"
         )
+    for state, words in _STATES.items():
+        names = [name for name, now in verified.beside.items() if now == state]
+        if names:
+            printing.say(f"beside it: {', '.join(names)} {words}")
 
 
 def print_applied(applied: results.Applied) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,6 +108,8 @@ class Verified:
         inferred: whether the changes were read off the tensors, because no claim named them.
         unproven: names of further facts in the patch file, which two models cannot prove.
         layers: the layers that the filters come from, if the original knows them.
+        beside: files beside the patched model that tell of it, by name: each `fits`, was `edited`
+            (a model card), or is `missing`.
     """
 
     patch: filters.Patch
@@ -117,6 +119,7 @@ class Verified:
     inferred: bool = False
     unproven: tuple[str, ...] = ()
     layers: framework.LayerMap | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         equal = "exactly" if self.proof.exact else f"but for {self.proof.relative:.2g}"
@@ -139,6 +142,7 @@ class Verified:
             "relative_difference_with_optimisation": self.proof.relative,
             "same_answers": self.proof.same_answer,
             "unproven": list(self.unproven),
+            **({"beside": dict(self.beside)} if self.beside else {}),
         }
 
 

@@ -17,7 +17,13 @@ from tests import models
 from tests.conftest import Answer, Project
 
 Command = Callable[..., Answer]
-BESIDE = ("own.patch.json", "own.report.json", "own.report.html", "own.model-card.md")
+BESIDE = (
+    "own.patch.json",
+    "own.report.json",
+    "own.report.html",
+    "own.model-card.md",
+    "own.intoto.json",
+)
 ROOT = Path(__file__).parents[2]
 
 
@@ -86,7 +92,7 @@ def test_the_patch_file_of_the_model_that_is_repaired_stays(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("failing", range(1, 6))
+@pytest.mark.parametrize("failing", range(1, 7))
 def test_a_full_disk_leaves_what_was_there(
     repairkit: Command,
     project: Project,

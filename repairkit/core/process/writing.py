@@ -8,6 +8,7 @@ taken back. A link at the place itself is replaced, and what it leads to stays a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -107,6 +108,22 @@ class Drafts:
         self._drafts.append(_Draft(draft, path))
         with draft.open("rb+") as file:
             os.fsync(file.fileno())
+
+    def digests(self) -> dict[Path, str]:
+        """The SHA-256 of every draft, by the place where it will be.
+
+        Raises:
+            OSError: a draft cannot be read.
+        """
+        digests = {}
+        for step in self._drafts:
+            with step.draft.open("rb") as file:
+                digests[step.place] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
+
+    def rename_last(self, path: Path) -> None:
+        """Rename the draft of this place after all others so far."""
+        self._drafts.sort(key=lambda step: step.place == path)
 
     def publish(self) -> None:
         """Rename every draft to its place, in the order of the calls; take all back if one fails.

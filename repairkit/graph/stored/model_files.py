@@ -96,6 +96,31 @@ def digest_of(model: ModelProto) -> str:
     return hasher.hexdigest()
 
 
+def files_of(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a model: its own first, then those that its tensors name.
+
+    Args:
+        path: of a model that `read_model` could read.
+    """
+    content = _content(path)
+    beside = external_locations(ModelProto.FromString(content))
+    digests = {name: digest_of_file(safe_path(path, name)) for name in beside}
+    return {path.name: hashlib.sha256(content).hexdigest(), **digests}
+
+
+def drafted_files(drafts: Drafts, model: ModelProto, path: Path) -> dict[str, str]:
+    """What `files_of` will give for a model that `add_model` added.
+
+    Raises:
+        OSError: a draft cannot be read.
+    """
+    drafted = drafts.digests()
+    data = path.with_name(f"{path.name}.data")
+    beside = tensors.outside_digests(model)
+    beside |= {data.name: drafted[data]} if data in drafted else {}
+    return {path.name: drafted[path], **dict(sorted(beside.items()))}
+
+
 def write_model(model: ModelProto, path: Path) -> str:
     """Write a model whole or not at all; one over 2 GB gets a data file beside it.
 

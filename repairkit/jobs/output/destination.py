@@ -24,6 +24,7 @@ from onnx import ModelProto
 
 from repairkit.core.errors import RepairkitError, RunFolderError, SettingsError
 from repairkit.formats.documents import read_json
+from repairkit.formats.provenance import statement_file
 from repairkit.graph import metadata
 from repairkit.graph.stored.model_files import ModelFile, read_model
 from repairkit.report.model_card import is_own_card
@@ -40,7 +41,7 @@ _BEFORE = r"(?<![^\s\"'`(\[{<=,:;])"
 _BEHIND = r"(?![^\s\"'`)\]}>,:;])"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Companions:
     """The files beside a patched model; all are written, or none."""
 
@@ -48,12 +49,22 @@ class Companions:
     report: Path
     page: Path
     card: Path
+    statement: Path
 
     @classmethod
     def of(cls, out: Path) -> Companions:
         """The companions of a model at `out`."""
-        endings = (".patch.json", ".report.json", ".report.html", ".model-card.md")
-        return cls(*(out.with_name(f"{out.stem}{ending}") for ending in endings))
+
+        def beside(ending: str) -> Path:
+            return out.with_name(f"{out.stem}{ending}")
+
+        return cls(
+            patch_file=beside(".patch.json"),
+            report=beside(".report.json"),
+            page=beside(".report.html"),
+            card=beside(".model-card.md"),
+            statement=beside(".intoto.json"),
+        )
 
     def check(self, source_digest: str) -> None:
         """Find out whether all may be written.
@@ -67,13 +78,19 @@ class Companions:
         check_replaced(self.patch_file, _kind("repairkit patch"), "patch file")
         check_replaced(self.report, _kind("repairkit report"), "report of repairkit's")
         check_replaced(self.page, _PAGE, "page of repairkit's")
-        if is_file(self.card) and not is_own_card(_text(self.card)):
+        check_replaced(self.statement, statement_file.MARK, "statement of repairkit's")
+        if is_file(self.card) and not is_card_as_written(self.card):
             raise _in_the_way(self.card, "model card as repairkit wrote it")
         if self.patch_file.exists() and _result_digest(self.patch_file) == source_digest:
             raise RunFolderError(
                 f"{self.patch_file}: exists and is the patch file of the model that is repaired, "
                 "which alone can undo that patch; choose another name with -o"
             )
+
+
+def is_card_as_written(card: Path) -> bool:
+    """Whether nobody edited a model card since repairkit wrote it."""
+    return is_own_card(_text(card))
 
 
 def check_place(source: ModelFile, data: Path | None, out: Path) -> None:

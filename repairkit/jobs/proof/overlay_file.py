@@ -15,7 +15,6 @@ from typing import Any
 
 from repairkit.core import errors, suite
 from repairkit.core.process.text import first_line
-from repairkit.formats.documents import outputs
 
 KIND, SCHEMA = "repairkit overlay", 1
 ENTRY = "repairkit.overlay"
@@ -44,13 +43,12 @@ class Overlay:
     claims: tuple[dict[str, Any], ...]
 
 
-def write_overlay(overlay: Overlay, path: Path) -> None:
-    """Write the file whole or not at all.
+def overlay_bytes(overlay: Overlay) -> bytes:
+    """What the file of an overlay holds.
 
     Raises:
         SettingsError: the library safetensors is missing.
         ModelError: a tensor has a type that safetensors cannot hold.
-        RunFolderError: the file cannot be written.
     """
     numpy_part = _library().numpy
     described = {
@@ -64,14 +62,13 @@ def write_overlay(overlay: Overlay, path: Path) -> None:
     # One entry: the library writes several in an order of its own, anew each time.
     entry = json.dumps(described, separators=(",", ":"), sort_keys=True)
     try:
-        content = numpy_part.save(dict(overlay.tensors), metadata={ENTRY: entry})
+        content: bytes = numpy_part.save(dict(overlay.tensors), metadata={ENTRY: entry})
     except (KeyError, ValueError) as error:
         raise errors.ModelError(
             f"a changed tensor has a type that an overlay cannot hold ({first_line(error)}); "
             "deploy the patched model itself"
         ) from error
-    with outputs(path) as drafts:
-        drafts.write(path, content)
+    return content
 
 
 def read_overlay(path: Path) -> Overlay:

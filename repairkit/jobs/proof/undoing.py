@@ -21,8 +21,8 @@ from repairkit.graph import baking, metadata, new_weights, protos
 from repairkit.graph.kinds import kind, sites
 from repairkit.graph.stored import model_files, tensors
 from repairkit.jobs.output.destination import Companions, check_result, is_file
-from repairkit.jobs.proof import verifying
-from repairkit.jobs.proof.overlay_file import ENDING, Overlay, read_overlay, write_overlay
+from repairkit.jobs.proof import beside, verifying
+from repairkit.jobs.proof.overlay_file import ENDING, Overlay, overlay_bytes, read_overlay
 from repairkit.jobs.setup.subject import judging_the_model, learn_words
 from repairkit.jobs.setup.workbench import Subject
 
@@ -34,6 +34,7 @@ def apply_patch(
     file: patch_file.PatchFile,
     *,
     out: Path,
+    place: Path,
     images: suite.Array | None = None,
     feeds: Feeds | None = None,
 ) -> results.Applied:
@@ -42,7 +43,8 @@ def apply_patch(
     Args:
         subject: the model.
         file: the patch file.
-        out: the patched model.
+        out: the patched model; its statement is written beside it.
+        place: where the patch file lies.
         images: real images for the proof, shape (n, *input); generated noise if None.
         feeds: what the model takes beside each of the images, by the names of inputs.
 
@@ -52,11 +54,16 @@ def apply_patch(
         RepairkitError: `out` cannot be written, or would replace something else.
     """
     check_result(out, subject.file.path)
+    beside.check_statement_place(out)
     surveyed, baked = bake_patch(subject, file)
     verified = verifying.prove_patch(
         subject, surveyed, file.patch, baked, images=images, feeds=feeds
     )
-    model_files.write_model(baked.model, out)
+    named = {place.name: model_files.digest_of_file(place)}
+    with documents.outputs(out) as drafts:
+        model_files.add_model(drafts, baked.model, out)
+        made = model_files.drafted_files(drafts, baked.model, out)
+        beside.add_statement(drafts, made, out, source=subject.file, file=file, patch_file=named)
     return results.Applied(out, file.result_digest, verified)
 
 
@@ -121,18 +128,18 @@ def patch_file_beside(model: model_files.ModelFile) -> Path:
         RunFolderError: the model was patched, and its patch file is not beside it.
         VerificationError: the metadata about patches are broken.
     """
-    beside = Companions.of(model.path).patch_file
+    place = Companions.of(model.path).patch_file
     claims = metadata.read_claims(model.model)
     near = sorted(model.path.parent.glob(_NEAR))
     if not claims:
         raise errors.ModelError(f"{model.path}: {_never_patched(near)}")
-    if beside.is_file():
-        return beside
+    if place.is_file():
+        return place
     last = claims[-1].get("digest")
     fitting = [str(path) for path in near if _digest_in(path) == last]
     advice = f"it is {fitting[0]}: name it" if fitting else "find it, and name it"
     raise errors.RunFolderError(
-        f"{model.path}: was patched, and its patch file {beside.name} is not beside it; {advice} "
+        f"{model.path}: was patched, and its patch file {place.name} is not beside it; {advice} "
         "as repairkit revert MODEL PATCH"
     )
 
@@ -264,6 +271,7 @@ def make_overlay(
     file: patch_file.PatchFile,
     *,
     out: Path,
+    place: Path,
     images: suite.Array | None = None,
     feeds: Feeds | None = None,
 ) -> Overlaid:
@@ -272,7 +280,8 @@ def make_overlay(
     Args:
         subject: the model that the patch was made for.
         file: the patch file.
-        out: the overlay.
+        out: the overlay; its statement is written beside it.
+        place: where the patch file lies.
         images: real images for the proof, shape (n, *input); generated noise if None.
         feeds: what the model takes beside each of the images, by the names of inputs.
 
@@ -310,7 +319,12 @@ def make_overlay(
     verified = verifying.prove_patch(
         subject, surveyed, file.patch, baked, images=images, feeds=feeds
     )
-    write_overlay(overlay, out)
+    named = {place.name: model_files.digest_of_file(place)}
+    content = overlay_bytes(overlay)
+    with documents.outputs(out) as drafts:
+        drafts.write(out, content)
+        made = {out.name: drafts.digests()[out]}
+        beside.add_statement(drafts, made, out, source=subject.file, file=file, patch_file=named)
     return Overlaid(out, overlay, verified)
 
 
@@ -325,6 +339,7 @@ def _check_place(out: Path) -> None:
         raise errors.SettingsError(
             f"{out}: an overlay is a safetensors file; end its name in {ENDING}"
         )
+    beside.check_statement_place(out)
     if not out.exists():
         return
     try:

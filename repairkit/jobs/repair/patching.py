@@ -17,15 +17,15 @@ from repairkit.core.process.stages import stage
 from repairkit.core.suite import Indices, Suite
 from repairkit.data.parts import CONFIRMATION_SHARE, split_selection, strata_of
 from repairkit.engine.runner import OpenModel
-from repairkit.formats import documents, patch_file
+from repairkit.formats import patch_file
 from repairkit.graph import baking, metadata
-from repairkit.graph.stored.model_files import add_model, digest_of
+from repairkit.graph.stored.model_files import digest_of
 from repairkit.jobs.attack.adversary import check_attacks, judge_attacks
 from repairkit.jobs.backdoor.planting import Planted, plant
 from repairkit.jobs.backdoor.suspects import most_suspect
 from repairkit.jobs.look.interpreting import repair_report
 from repairkit.jobs.output import destination, signs_of_life
-from repairkit.jobs.proof import verifying
+from repairkit.jobs.proof import beside, verifying
 from repairkit.jobs.repair import baselines, confirming, judging, repair_settings, telling
 from repairkit.jobs.repair.aims import marking, outcome, refit_safe
 from repairkit.jobs.repair.cures import freezing, last_layer
@@ -128,8 +128,8 @@ def patch(
             chosen = choose_patch(bench, asked, objective, on_progress)
         except errors.TargetNotMetError as error:
             raise telling.with_hint(bench, asked, error, advice) from None
-    beside = again, planted
-    return _finish(bench, chosen, asked, objective, out=out, on_progress=on_progress, beside=beside)
+    after = again, planted
+    return _finish(bench, chosen, asked, objective, out=out, on_progress=on_progress, after=after)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -374,10 +374,10 @@ def _finish(
     *,
     out: Path,
     on_progress: signs_of_life.OnProgress,
-    beside: tuple[Again, Planted | None],
+    after: tuple[Again, Planted | None],
 ) -> Patched:
     """Bake, prove, judge once on the test part, and write."""
-    (again, planted), (draft, model) = beside, _bake(bench, chosen.patch)
+    (again, planted), (draft, model) = after, _bake(bench, chosen.patch)
     refit_safe.check_edits(asked, draft.edits)
     patched = opened_beside(bench, model)
     verified = _prove(bench, draft, model, patched)
@@ -394,7 +394,8 @@ def _finish(
     elif attacked.is_attacked(bench.dataset.annotations) and not bench.unjudged:
         story["attacks"] = judge_attacks(bench, patched, draft, asked.attacks)
     story = destination.Places.here().cleaned(story | {"again": again.to_json()})
-    written = _write(bench, replace(draft, result_digest=digest_of(model), story=story), model, out)
+    file = replace(draft, result_digest=digest_of(model), story=story)
+    written = _write(bench, file, model, out)
     return Patched(
         out=out,
         patch_file=written.patch_file,
@@ -475,26 +476,20 @@ def _bake(bench: Bench, patch: filters.Patch) -> tuple[patch_file.PatchFile, Mod
 def _write(
     bench: Bench, file: patch_file.PatchFile, model: ModelProto, out: Path
 ) -> destination.Companions:
-    """All files together, the model last: where it lies, its patch file and report lie too."""
-    subject, beside, path_of = (
-        bench.subject,
-        destination.Companions.of(out),
-        destination.Places.here().relative,
-    )
+    """The model, and all that tells of it."""
+    source, places = bench.subject.file, destination.Companions.of(out)
+    path_of = destination.Places.here().relative
     report = {
         "schema": 1,
         "kind": "repairkit report",
         **file.story,
         "patch": file.claim(),
         "patch_digest": file.digest,
-        "source": {"path": path_of(subject.file.path), "digest": subject.file.digest},
+        "source": {"path": path_of(source.path), "digest": source.digest},
         "result": {"path": path_of(out), "digest": file.result_digest},
     }
-    texts = repair_report(bench, report, file.patch, beside)
+    texts = repair_report(bench, report, file.patch, places)
     # The user may have put something there meanwhile.
-    destination.check_place(subject.file, bench.settings.data_file, out)
-    with documents.outputs(out) as drafts:
-        for path, text in {**texts, beside.patch_file: patch_file.patch_file_text(file)}.items():
-            drafts.write(path, text.encode())
-        add_model(drafts, model, out)
-    return beside
+    destination.check_place(source, bench.settings.data_file, out)
+    beside.write_repair(model, out, source=source, file=file, texts=texts)
+    return places

@@ -104,6 +104,11 @@ def test_figures_of_a_patch_file_are_called_unproven(
     reseal(file, boast)
     words = ("verify", project.model, patched, "--patch", file)
     answer = repairkit(*words, "--json")
+    assert answer.code == 3
+    assert "98765" not in answer.out
+    assert "is not the file that model.patched.intoto.json names" in answer.err
+    patched.with_name("model.patched.intoto.json").unlink()  # which a forger can do too
+    answer = repairkit(*words, "--json")
     assert answer.code == 0, answer.err
     told = json.loads(answer.out)
     named = {"evaluations", "notes", "boast", "result.boast", "frozen.boast"}

@@ -1,0 +1,1 @@
+"""What others read to learn where a patched model comes from."""

@@ -245,6 +245,7 @@ def patch_document(patched: Patched) -> dict[str, Any]:
         "report": str(patched.report_file),
         "page": str(places.page),
         "model_card": str(places.card),
+        "bill_of_materials": str(places.bill),
         "statement": str(places.statement),
         "verdict": patched.verdict,
         "frozen": [

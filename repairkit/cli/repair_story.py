@@ -51,8 +51,10 @@ def print_patched(
         f"verified on {counted(done.verified.proof.n_images, 'image')} ({done.verified.images}), "
         f"all outputs: {_agreement(done.verified)}; undoing gives the original back"
     )
-    for title in ("patched model", "patch file", "report", "page", "model card", "statement"):
+    for title in ("patched model", "patch file", "report", "page", "model card"):
         printing.say(f"{title:<13}  {document[title.replace(' ', '_')]}")
+    near = [Path(document[name]).name for name in ("bill_of_materials", "statement")]
+    printing.say(f"{'beside it':<13}  {', '.join(near)}")
 
 
 def _print_changes(done: results.Repair) -> None:

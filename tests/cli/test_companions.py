@@ -22,6 +22,7 @@ BESIDE = (
     "own.report.json",
     "own.report.html",
     "own.model-card.md",
+    "own.cdx.json",
     "own.intoto.json",
 )
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ def test_the_patch_file_of_the_model_that_is_repaired_stays(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("failing", range(1, 7))
+@pytest.mark.parametrize("failing", range(1, 8))
 def test_a_full_disk_leaves_what_was_there(
     repairkit: Command,
     project: Project,

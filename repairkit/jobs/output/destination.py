@@ -28,6 +28,7 @@ from repairkit.formats.provenance import statement_file
 from repairkit.graph import metadata
 from repairkit.graph.stored.model_files import ModelFile, read_model
 from repairkit.report.model_card import is_own_card
+from repairkit.report.records import bill
 
 INSTRUMENTED = "repairkit.instrumented"
 """The metadata entry of a model that `instrument` wrote."""
@@ -49,6 +50,7 @@ class Companions:
     report: Path
     page: Path
     card: Path
+    bill: Path
     statement: Path
 
     @classmethod
@@ -63,6 +65,7 @@ class Companions:
             report=beside(".report.json"),
             page=beside(".report.html"),
             card=beside(".model-card.md"),
+            bill=beside(".cdx.json"),
             statement=beside(".intoto.json"),
         )
 
@@ -78,6 +81,7 @@ class Companions:
         check_replaced(self.patch_file, _kind("repairkit patch"), "patch file")
         check_replaced(self.report, _kind("repairkit report"), "report of repairkit's")
         check_replaced(self.page, _PAGE, "page of repairkit's")
+        check_replaced(self.bill, bill.MARK, "bill of materials of repairkit's")
         check_replaced(self.statement, statement_file.MARK, "statement of repairkit's")
         if is_file(self.card) and not is_card_as_written(self.card):
             raise _in_the_way(self.card, "model card as repairkit wrote it")

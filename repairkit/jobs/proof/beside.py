@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto
 
@@ -23,6 +24,7 @@ from repairkit.graph import metadata
 from repairkit.graph.stored import model_files
 from repairkit.jobs.output import destination
 from repairkit.jobs.proof import overlay_file
+from repairkit.report.records import bill
 
 FITS, EDITED, MISSING = "fits", "edited", "missing"
 
@@ -50,6 +52,7 @@ def write_repair(
     *,
     source: model_files.ModelFile,
     file: PatchFile,
+    report: Mapping[str, Any],
     texts: Mapping[Path, str],
 ) -> None:
     """Write all files of a repair together, the model last: where it lies, the others lie too.
@@ -59,6 +62,7 @@ def write_repair(
         out: where it goes.
         source: the model that was patched.
         file: the patch file.
+        report: what the report says.
         texts: of the report and all else that tells of the repair, by their places.
 
     Raises:
@@ -70,14 +74,18 @@ def write_repair(
         for path, text in texts.items():
             drafts.write(path, text.encode())
         model_files.add_model(drafts, model, out)
+        made = model_files.drafted_files(drafts, model, out)
+        before, name = model_files.files_of(source.path), places.patch_file.name
+        bill_text = bill.bill_text(report, patch_file=name, made=made, source=before)
+        drafts.write(places.bill, bill_text.encode())
         add_statement(
             drafts,
-            model_files.drafted_files(drafts, model, out),
+            made,
             out,
             source=source,
             file=file,
-            patch_file={places.patch_file.name: drafts.digests()[places.patch_file]},
-            beside=[path for path in texts if path != places.card],
+            patch_file={name: drafts.digests()[places.patch_file]},
+            beside=[*(path for path in texts if path != places.card), places.bill],
         )
 
 
@@ -155,15 +163,45 @@ def check_beside(
         VerificationError: a file was altered, or is about other files than these.
     """
     place = statement_of(made.path)
+    bill_there = {} if _is_overlay(made.path) else _bill(original, made)
     if not place.is_file():
-        return {}
+        return bill_there
     making = statement_file.read_statement(place)
     for fault in _faults(making, original, made):
         raise errors.VerificationError(f"{place}: {fault}")
     folder, (patch_name, patch_digest) = made.path.parent, *making.patch_file.items()
     named = {patch_file or folder / Path(patch_name).name: patch_digest}
     named |= {folder / Path(name).name: digest for name, digest in making.beside.items()}
-    return {place.name: FITS, **_fitting(named, place), **_card(made.path)}
+    return {place.name: FITS, **_fitting(named, place), **bill_there, **_card(made.path)}
+
+
+def _bill(original: model_files.ModelFile, made: model_files.ModelFile) -> dict[str, str]:
+    """Whether a bill of materials of ours names these two models.
+
+    A statement covers all else in it, and tells where a bill became none of ours.
+
+    Raises:
+        VerificationError: it does not, or is damaged.
+    """
+    place = destination.Companions.of(made.path).bill
+    if not place.is_file() or bill.MARK not in place.read_bytes()[: bill.MARK_WITHIN]:
+        return {}
+    try:
+        digests = bill.hashes_in(documents.read_json(place, "a bill of materials"))
+    except (LookupError, TypeError, errors.RunFolderError) as error:
+        raise errors.VerificationError(
+            f"{place}: was altered, or is no bill of materials of repairkit ({error!r})"
+        ) from error
+    claims = metadata.read_claims(made.model)
+    is_source = bool(claims) and claims[-1]["source"] == original.digest
+    for model, digest in zip([made, original][: 1 + is_source], digests, strict=False):
+        now = next(iter(model_files.files_of(model.path).values()))
+        if now != digest:
+            raise errors.VerificationError(
+                f"{place}: is about another file than {model.path.name} (SHA-256 {digest[:12]}, "
+                f"and this one has {now[:12]}); one of the two was changed"
+            )
+    return {place.name: FITS}
 
 
 def _card(made: Path) -> dict[str, str]:

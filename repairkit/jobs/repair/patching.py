@@ -491,5 +491,5 @@ def _write(
     texts = repair_report(bench, report, file.patch, places)
     # The user may have put something there meanwhile.
     destination.check_place(source, bench.settings.data_file, out)
-    beside.write_repair(model, out, source=source, file=file, texts=texts)
+    beside.write_repair(model, out, source=source, file=file, report=report, texts=texts)
     return places

@@ -25,7 +25,13 @@ from tests import models
 from tests.conftest import Answer, write_project
 
 Command = Callable[..., Answer]
-TOLD = ("out.intoto.json", "out.patch.json", "out.report.json", "out.report.html")
+TOLD = (
+    "out.intoto.json",
+    "out.patch.json",
+    "out.report.json",
+    "out.report.html",
+    "out.cdx.json",
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,25 @@ def test_what_is_not_there_is_missing_and_is_no_fault(repaired: Repaired, tmp_pa
     assert copy.beside() == {}
 
 
+def test_without_a_statement_a_bill_is_held_to_its_two_models(
+    repaired: Repaired, tmp_path: Path
+) -> None:
+    copy = repaired.copy(tmp_path)
+    place = copy.folder / "out.cdx.json"
+    (copy.folder / "out.intoto.json").unlink()
+    assert copy.beside() == {"out.cdx.json": "fits"}
+    text = place.read_text()
+    for path in copy.pair:
+        place.write_text(text.replace(sha(path), "0" * 64))
+        with pytest.raises(VerificationError, match=rf"is about another file than {path.name}"):
+            copy.beside()
+    place.write_text(text[:-20])
+    with pytest.raises(VerificationError, match="was altered, or is no bill"):
+        copy.beside()
+    place.write_text("{}")  # of another program
+    assert copy.beside() == {}
+
+
 def test_files_may_be_renamed_and_the_patch_file_lie_elsewhere(
     repaired: Repaired, tmp_path: Path
 ) -> None:
@@ -230,7 +255,7 @@ def test_the_command_line_says_it(repaired: Repaired, tmp_path: Path, repairkit:
     answer = repairkit("verify", *copy.pair, "--noise")
     assert answer.code == 0, answer.err
     told = " ".join(answer.out.split())
-    assert "out.intoto.json, out.patch.json, out.report.json as written" in told
+    assert "out.intoto.json, out.patch.json, out.report.json, out.cdx.json as written" in told
     assert "out.model-card.md edited since" in told
     assert "out.report.html named by the statement and not there" in told
     (copy.folder / "out.report.json").write_text("{}")

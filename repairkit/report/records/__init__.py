@@ -1,0 +1,1 @@
+"""Records of a repair for those who must answer for a model."""

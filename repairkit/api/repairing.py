@@ -26,7 +26,7 @@ from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
-from repairkit.jobs.proof import beside, overlay_file, undoing, verifying
+from repairkit.jobs.proof import agreeing, beside, overlay_file, undoing, verifying
 from repairkit.jobs.repair import objective, patching, repair_settings
 from repairkit.jobs.repair.aims import marking
 from repairkit.jobs.repair.patched import Patched
@@ -281,6 +281,24 @@ def copy_sample(folder: str | Path) -> Path:
     return folder / _SAMPLE_FILES[0]
 
 
+class VerifyKeywords(JobKeywords, total=False):
+    """Further arguments of `verify`: in what else the patched file is checked.
+
+    Attributes:
+        runtime: other runtimes in which outputs must agree and frozen filters be constant: one
+            name, or several of `openvino`, `onnxruntime-node`, `onnxruntime-web`, `tensorrt` and
+            `coreml`.
+        node_modules: a folder where `npm install` put the JavaScript packages; the working folder
+            if left out.
+        tolerance: how far outputs may differ there, relative to the largest number; each runtime's
+            own if left out.
+    """
+
+    runtime: str | Sequence[str]
+    node_modules: str | Path | None
+    tolerance: float | None
+
+
 def verify(
     original: str | Path,
     patched: str | Path,
@@ -289,7 +307,7 @@ def verify(
     patch_file: str | Path | None = None,
     settings: Settings | None = None,
     noise: bool = False,
-    **words: Unpack[JobKeywords],
+    **words: Unpack[VerifyKeywords],
 ) -> results.Verified:
     """Prove that `patched` is `original` with exactly the claimed changes.
 
@@ -302,13 +320,15 @@ def verify(
             noise without any.
         settings: preprocessing, inputs and outputs; see `score`.
         noise: compare on noise alone, whatever data the settings or `repairkit.toml` name.
-        words: see `JobKeywords`.
+        words: see `VerifyKeywords`.
 
     Raises:
         VerificationError: anything is not as claimed.
+        DeviceError: another runtime is not installed, or not on this kind of machine.
         RepairkitError: a file cannot be read.
     """
-    check_keywords("verify", words, JobKeywords)
+    check_keywords("verify", words, VerifyKeywords)
+    elsewhere = _elsewhere(words)
     subject, job = open_job(original, data, settings, words)
     subject, images, feeds = _for_proof(subject, replace(job, data=None) if noise else job)
     file = None if patch_file is None else read_patch_file(Path(patch_file))
@@ -319,7 +339,21 @@ def verify(
         made = read_model(after)
     verified = verifying.verify(subject, made, file=file, images=images, feeds=feeds)
     near = beside.check_beside(subject.file, made, None if file is None else Path(str(patch_file)))
+    if elsewhere.names:
+        verified = agreeing.agree(
+            subject, made.model, verified, elsewhere, images=images, feeds=feeds
+        )
     return replace(verified, layers=subject.layer_map, beside=near)
+
+
+def _elsewhere(given: VerifyKeywords) -> agreeing.Elsewhere:
+    """The other runtimes that keywords name."""
+    names, folder = given.get("runtime") or (), given.get("node_modules")
+    return agreeing.Elsewhere(
+        (names,) if isinstance(names, str) else tuple(names),
+        None if folder is None else Path(folder),
+        given.get("tolerance"),
+    )
 
 
 def _for_proof(

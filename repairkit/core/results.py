@@ -96,6 +96,131 @@ class Proof:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RuntimeAgreement:
+    """What was found in another runtime, beside ONNX Runtime on the CPU.
+
+    Attributes:
+        runtime: its name.
+        version: its version.
+        how: how it computed, in words.
+        n_images: how many images were compared.
+        relative: the largest difference of outputs, relative to the largest number of the output.
+        tolerance: the difference that rounding may cause.
+        other_answers: images for which another class has the largest score, although the scores in
+            ONNX Runtime do not tie within the tolerance.
+        n_constant: wholly frozen filters, whose values were read there.
+        unread: ids of frozen filters whose values no tensor shows: partly frozen ones, and trees.
+        spread: the largest range of the values of one such filter, over images and positions.
+        offset: the largest distance of such a value from the filter's constant.
+    """
+
+    runtime: str
+    version: str
+    how: str
+    n_images: int
+    relative: float
+    tolerance: float
+    other_answers: int
+    n_constant: int
+    unread: tuple[str, ...]
+    spread: float
+    offset: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "unread": list(self.unread)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedFilter:
+    """A frozen filter in a quantised copy.
+
+    Attributes:
+        filter: its id.
+        tensor: where it was read in the copy.
+        constant: what it is to give there: its constant, behind the activation if that was fused.
+        spread: the range of its values in the copy.
+        offset: the greatest distance of them from `constant`.
+        step: the quantisation step of the tensor; 0 where it holds floats.
+    """
+
+    filter: str
+    tensor: str
+    constant: float
+    spread: float
+    offset: float
+    step: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptGain:
+    """Whether a quantised copy keeps what the patch gained, on images that chose nothing.
+
+    Attributes:
+        metric: that is judged.
+        words: the metric in words.
+        verdict: `kept`, `lost` or `undecided`.
+        why: the verdict's reason.
+        suite: the part of the data.
+        n_images: of this part.
+        seed: of the parts and intervals.
+        figures: the metric of `original`, `patched`, `quantised`, and `quantised_original` where it
+            was given.
+        changes: differences between them, by the paired bootstrap: `patch`, `quantised`,
+            `quantisation` and, where given, `among_quantised`.
+        unseen: whether the patch file shows that these images chose nothing; None without one.
+    """
+
+    metric: str
+    words: str
+    verdict: str
+    why: str
+    suite: str
+    n_images: int
+    seed: int
+    figures: Mapping[str, Figure]
+    changes: Mapping[str, Figure]
+    unseen: bool | None
+
+    def to_json(self) -> dict[str, Any]:
+        tables = {
+            name: {key: figure.to_json() for key, figure in table.items()}
+            for name, table in (("figures", self.figures), ("changes", self.changes))
+        }
+        return {**vars(self), **tables}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedCopy:
+    """What was found of a quantised copy of the patched model.
+
+    Attributes:
+        path: the copy.
+        digest: of it.
+        n_images: images on which frozen filters were read.
+        filters: the frozen filters that are constant in it.
+        unread: ids of frozen filters that are not constant by design, since they are frozen partly.
+        gain: None where no labelled data was given; `no_gain` then says so.
+        no_gain: why there is none.
+    """
+
+    path: str
+    digest: str
+    n_images: int
+    filters: tuple[QuantisedFilter, ...]
+    unread: tuple[str, ...]
+    gain: KeptGain | None
+    no_gain: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "filters": [vars(each) for each in self.filters],
+            "unread": list(self.unread),
+            "gain": None if self.gain is None else self.gain.to_json(),
+        }
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Verified:
     """What was proven about a patched model.
@@ -110,6 +235,8 @@ class Verified:
         layers: the layers that the filters come from, if the original knows them.
         beside: files beside the patched model that tell of it, by name: each `fits`, was `edited`
             (a model card), or is `missing`.
+        runtimes: what was found in other runtimes, where any were asked for.
+        quantised: what was found of a quantised copy, where one was given.
     """
 
     patch: filters.Patch
@@ -120,6 +247,8 @@ class Verified:
     unproven: tuple[str, ...] = ()
     layers: framework.LayerMap | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
+    runtimes: tuple[RuntimeAgreement, ...] = ()
+    quantised: QuantisedCopy | None = None
 
     def __repr__(self) -> str:
         equal = "exactly" if self.proof.exact else f"but for {self.proof.relative:.2g}"
@@ -143,6 +272,8 @@ class Verified:
             "same_answers": self.proof.same_answer,
             "unproven": list(self.unproven),
             **({"beside": dict(self.beside)} if self.beside else {}),
+            **({"runtimes": [r.to_json() for r in self.runtimes]} if self.runtimes else {}),
+            **({} if self.quantised is None else {"quantised": self.quantised.to_json()}),
         }
 
 

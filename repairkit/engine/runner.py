@@ -33,6 +33,26 @@ def _real(answer: Any, real: int, step: int) -> Any:
     return answer[: real * (len(answer) // step)]
 
 
+def runs_of(
+    images: Array, feeds: Feeds | None, step: int | None
+) -> Iterator[tuple[int, Array, dict[str, Array]]]:
+    """The runs that take all images: number of real images, images, and what is fed beside them.
+
+    Args:
+        images: shape (n, *input).
+        feeds: a row per image, by names of inputs.
+        step: the number of images that one run must have; the last run is filled up. None where
+            any number goes.
+    """
+    size = step or _RAW_IMAGES
+    for start in range(0, len(images), size):
+        rows = np.arange(start, min(start + size, len(images)))
+        real = len(rows)
+        if step is not None:
+            rows = np.minimum(np.arange(start, start + size), len(images) - 1)
+        yield real, images[rows], {name: feed[rows] for name, feed in (feeds or {}).items()}
+
+
 def _joined(name: str, parts: Sequence[Any]) -> Array:
     try:
         if all(isinstance(part, np.ndarray) for part in parts):
@@ -150,14 +170,8 @@ class Runner:
 
         Arguments are those of `run`, with masks of one row.
         """
-        step = self.step or _RAW_IMAGES
-        for start in range(0, len(images), step):
-            rows = np.arange(start, min(start + step, len(images)))
-            real = len(rows)
-            if self.step is not None:  # the last run is filled up
-                rows = np.minimum(np.arange(start, start + step), len(images) - 1)
-            fed = {name: feed[rows] for name, feed in (feeds or {}).items()}
-            yield real, self._call(images[rows], {**(masks or {}), **fed})
+        for real, batch, fed in runs_of(images, feeds, self.step):
+            yield real, self._call(batch, {**(masks or {}), **fed})
 
     def _call(self, images: Array, masks: Feeds) -> list[Any]:
         what = f"cannot run the model on images of shape {images.shape}"

@@ -18,7 +18,7 @@ from repairkit.api.concept_jobs import DissectKeywords
 from repairkit.api.estimating import AskKeywords, ScoreKeywords, Unattended
 from repairkit.api.job_settings import JobKeywords, job_settings
 from repairkit.api.models import AttackKeywords, DreamKeywords, ExportKeywords
-from repairkit.api.repairing import PatchKeywords
+from repairkit.api.repairing import PatchKeywords, VerifyKeywords
 from repairkit.attacks import Pgd, Square
 from repairkit.cli import app
 from repairkit.core.errors import SettingsError, TargetNotMetError
@@ -58,8 +58,9 @@ TAKES: dict[str, tuple[Any, ...]] = {
     "dream": (DreamKeywords, Source),
     "export": (ExportKeywords,),
     "dissect": (DissectKeywords,),
+    "verify": (VerifyKeywords,),
     **dict.fromkeys(
-        ("init", "inspect", "list", "diff", "instrument", "means", "verify", "apply", "overlay"),
+        ("init", "inspect", "list", "diff", "instrument", "means", "apply", "overlay"),
         (JobKeywords,),
     ),
 }

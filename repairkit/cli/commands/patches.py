@@ -246,8 +246,30 @@ class RevertOptions:
     out: Path | None = option("The model before; MODEL.reverted.onnx.", "-o", "--out")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RuntimeOptions:
+    """In which other runtimes the patched model is checked."""
+
+    title: ClassVar = "Other runtimes"
+    runtime: list[str] | None = option(
+        "Check in this runtime too; may repeat: openvino, onnxruntime-node, onnxruntime-web, "
+        "tensorrt or coreml.",
+        metavar="NAME",
+        autocompletion=options.one_of(
+            "openvino", "onnxruntime-node", "onnxruntime-web", "tensorrt", "coreml"
+        ),
+    )
+    node_modules: Path | None = option(
+        "Folder where npm installed the JavaScript packages; else the working folder."
+    )
+    tolerance: float | None = option(
+        "How far outputs may differ there, relative to the largest number."
+    )
+
+
 def verify_command(
     pair: PairOptions,
+    elsewhere: RuntimeOptions,
     job: Annotated[
         JobOptions, only("data", "label", "features", "image_input", "inputs", *PREPARATION)
     ],
@@ -261,7 +283,14 @@ def verify_command(
     if pair.noise and job.data.data is not None:
         raise SettingsError("--noise takes no images and --data names some; give one of the two")
     verified = repairing.verify(
-        pair.original, pair.patched, patch_file=pair.patch, settings=settings, noise=pair.noise
+        pair.original,
+        pair.patched,
+        patch_file=pair.patch,
+        settings=settings,
+        noise=pair.noise,
+        runtime=elsewhere.runtime or (),
+        node_modules=elsewhere.node_modules,
+        tolerance=elsewhere.tolerance,
     )
     answer.give(
         verified.to_json,

@@ -1,19 +1,32 @@
-"""A section for the model's card, in Markdown."""
+"""A model's card of a repair, in Markdown, under the front matter that model hubs read."""
 
 import hashlib
 import html
+import json
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
+from typing import Any
 
 from repairkit.core.metric import SHARE, Measure
 from repairkit.core.process.nouns import TREE, by_layers, in_trees, layers_of
 from repairkit.report.repair_page import Row, class_rows, commands, group_tables
-from repairkit.report.story import head_in_words, overlap_warnings, promise_in_words, verdict
+from repairkit.report.story import (
+    groups_told,
+    head_in_words,
+    overlap_warnings,
+    promise_in_words,
+    verdict,
+)
 from repairkit.report.wording import Document, change, figure, interval, measures_of, visible
 
-_MARK = "<!-- A model card by repairkit, which replaces it as long as it is not edited: "
+_OURS = "A model card by repairkit, which replaces it as long as it is not edited: "
+_MARK, _COMMENT = f"<!-- {_OURS}", f"# {_OURS}"
 _GROUPS_SHOWN = 40
 _FILTERS_SHOWN = 40
+_SLICES_IN_HEAD = 100
+
+_Slice = tuple[str, int, Document]
 
 
 def model_card(document: Document) -> str:
@@ -53,14 +66,129 @@ def model_card(document: Document) -> str:
     return in_trees(card) if document.get("unit") == TREE else card
 
 
-def marked_card(card: str) -> str:
-    """A card below a line by which repairkit recognises it, as long as it is not edited."""
-    return f"{_MARK}{hashlib.sha256(card.encode()).hexdigest()} -->\n{card}"
+def marked_card(document: Document) -> str:
+    """The card with its front matter.
+
+    A line by which repairkit recognises the card, as long as it is not edited, comes first in it.
+    """
+    body = f"{front_matter(document)}---\n\n{model_card(document)}"
+    return _marked(body)
+
+
+def _marked(body: str) -> str:
+    return f"---\n{_COMMENT}{hashlib.sha256(body.encode()).hexdigest()}\n{body}"
 
 
 def is_own_card(text: str) -> bool:
     """Whether a card is as repairkit wrote it; an empty file holds nothing that could be lost."""
-    return not text or text == marked_card(text.partition("\n")[2])
+    if not text.startswith("---\n"):  # as it was before cards had front matter
+        card = text.partition("\n")[2]
+        return not text or text == f"{_MARK}{hashlib.sha256(card.encode()).hexdigest()} -->\n{card}"
+    return text == _marked(text.partition("\n")[2].partition("\n")[2])
+
+
+# Front matter
+
+
+def front_matter(document: Document) -> str:
+    """The YAML at the head of a card, for Hugging Face and others, without the lines around it.
+
+    `model-index` holds the figures after the repair, those of each group as a result of its own.
+    What is not known is left out: the licence, and the name of the model before on a hub.
+    """
+    results = list(_results(document))
+    kinds = dict.fromkeys(metric["type"] for result in results for metric in result["metrics"])
+    name = PurePath(document["result"]["path"]).stem
+    block: dict[str, Any] = {"library_name": "onnx", "tags": ["onnx", "model-repair", "repairkit"]}
+    if results:
+        block |= {"metrics": list(kinds), "model-index": [{"name": name, "results": results}]}
+    return "".join(f"{line}\n" for line in _yaml(block))
+
+
+def _results(document: Document) -> Iterator[dict[str, Any]]:
+    """An entry for all images, and one for each group, or each class where there are no groups."""
+    evaluations, data = document["evaluations"], document["data"]
+    before, measures = evaluations["before"], measures_of(document)
+    what = "tabular" if document.get("unit") == TREE else "image"
+    task = f"{what}-classification" if "accuracy" in before["metrics"] else "other"
+    name = "images in memory" if data["path"] is None else PurePath(data["path"]).name
+    images = {"name": name, "type": name, "split": before["suite"]}
+    images |= {"revision": data["digest"]} if data["digest"] else {}
+    metrics = [
+        _metric(name, measures[name].words, (figure, evaluations["after"]["metrics"][name], moved))
+        for name, figure in before["metrics"].items()
+        if (moved := evaluations["difference"][name])["value"] is not None
+    ]
+    if metrics:
+        dataset = {**images, "args": {"images": before["n_images"]}}
+        yield {"task": {"type": task}, "dataset": dataset, "metrics": metrics}
+    for config, n, row in _leading(list(_slices(document))):
+        if row["difference"]["value"] is not None:
+            dataset = {**images, "config": config, "args": {"images": n}}
+            metric = _metric("accuracy", f"accuracy of {config}", _three(row))
+            yield {"task": {"type": task}, "dataset": dataset, "metrics": [metric]}
+
+
+def _slices(document: Document) -> Iterator[_Slice]:
+    """Of each group, or of each class where there are none, its words, its size and its figures."""
+    groups = list(groups_told(document))
+    for column, name, n, row in groups:
+        yield f"{column}: {name}" if column else name, n, row
+    for row in () if groups else document.get("classes") or ():
+        yield f"class: {row['name']}", row["n"], row
+
+
+def _leading(slices: list[_Slice]) -> list[_Slice]:
+    """As many slices as a head holds, those that pay and those that fare worst among them."""
+
+    def rank(k: int) -> tuple[bool, float]:
+        row = slices[k][2]
+        return (row["difference"]["ci_high"] or 0.0) >= 0, row["after"]["value"] or 0.0
+
+    ranked = sorted(range(len(slices)), key=rank)
+    return [slices[k] for k in sorted(ranked[:_SLICES_IN_HEAD])]
+
+
+def _three(row: Document) -> tuple[Document, Document, Document]:
+    return row["before"], row["after"], row["difference"]
+
+
+def _metric(name: str, words: str, three: tuple[Document, Document, Document]) -> dict[str, Any]:
+    """A figure after the repair, with its 95 % interval, the figure before and the change."""
+    before, after, moved = three
+    further = {
+        "ci_low": after["ci_low"],
+        "ci_high": after["ci_high"],
+        "before": before["value"],
+        "change": moved["value"],
+        "change_ci_low": moved["ci_low"],
+        "change_ci_high": moved["ci_high"],
+    }
+    known = {key: value for key, value in further.items() if value is not None}
+    return {"type": name, "value": after["value"], "name": words, "args": known}
+
+
+def _yaml(block: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """The lines of a mapping in YAML, which all readers of YAML 1.1 and 1.2 read alike."""
+    for key, value in block.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}:"
+            yield from _yaml(value, f"{indent}  ")
+        elif isinstance(value, list):
+            yield f"{indent}{key}:"
+            for item in value:
+                lines = _yaml(item) if isinstance(item, Mapping) else [_scalar(item)]
+                yield from (f"{indent}{'  ' if k else '- '}{line}" for k, line in enumerate(lines))
+        else:
+            yield f"{indent}{key}: {_scalar(value)}"
+
+
+def _scalar(value: str | float) -> str:
+    """A text in quotes with the escapes of JSON, or a number with a point before its exponent."""
+    if isinstance(value, str):
+        return json.dumps(visible(value), ensure_ascii=False)
+    text = repr(value)
+    return re.sub(r"^(-?\d+)e", r"\1.0e", text)
 
 
 def _first(rows: list[Row]) -> list[Row]:

@@ -245,15 +245,9 @@ def _payer(payer: Payer) -> str:
 
 def _everyone(document: wording.Document) -> Iterator[Payer]:
     """Everyone whose accuracy is known; crossed groups and those of each column alone."""
-    fairness = document.get("fairness")
-    if fairness:
-        for view in fairness["columns"]:
-            for group in view["groups"]:
-                yield _loser(group["name"], view["name"], group["n"], group)
-        return
-    groups = list(groups_moved(document))
-    for name, n, three in groups:
-        yield _loser(name, "", n, three)
+    groups = list(groups_told(document))
+    for column, name, n, three in groups:
+        yield _loser(name, column, n, three)
     for row in () if groups else document.get("classes") or ():
         yield _loser(row["name"], None, row["n"], row)
 
@@ -269,6 +263,21 @@ def groups_moved(document: wording.Document) -> Iterator[tuple[str, int, wording
             "difference": change[f"accuracy:{name}"],
         }
         yield name, before["group_sizes"][name], three
+
+
+def groups_told(document: wording.Document) -> Iterator[tuple[str, str, int, wording.Document]]:
+    """Of each group its column, its name, its size and figures of its accuracy.
+
+    Groups of all columns crossed, and of each column alone; the column is empty where the document
+    does not tell it.
+    """
+    fairness = document.get("fairness")
+    if not fairness:
+        yield from (("", *row) for row in groups_moved(document))
+        return
+    for view in fairness["columns"]:
+        for group in view["groups"]:
+            yield view["name"], group["name"], group["n"], group
 
 
 def _loser(name: str, column: str | None, n: int, three: wording.Document) -> Payer:

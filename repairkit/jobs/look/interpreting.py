@@ -23,7 +23,7 @@ from repairkit.jobs.look.thumbnails import pictures_of
 from repairkit.jobs.output.destination import Companions
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.report.charts import Picture
-from repairkit.report.model_card import marked_card, model_card
+from repairkit.report.model_card import marked_card
 from repairkit.report.page import render_patch
 
 MOST_FILTERS = 24
@@ -119,7 +119,7 @@ def repair_report(
         pictures = {**more, **pictures}
     return {
         places.report: to_json(document),
-        places.card: marked_card(model_card(document)),
+        places.card: marked_card(document),
         places.page: render_patch(document, pictures),
     }
 

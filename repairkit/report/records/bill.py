@@ -234,27 +234,15 @@ def _figure(name: str, where: str, figure: wording.Document) -> Json:
     return row
 
 
-def _slices(document: wording.Document) -> Iterator[tuple[str, bool, Json]]:
+def _slices(document: wording.Document) -> Iterator[tuple[str, bool, wording.Document]]:
     """Of each group or class its words, whether it is a group, and its figures."""
-    groups = list(_groups(document))
+    groups = list(story.groups_told(document))
     part = wording.of_part(document["evaluations"]["before"]["suite"])
     for column, name, n, row in groups:
         words = f"{column}: {name}" if column else name
         yield f"{words}, {wording.count(n, 'image')} {part}", True, row
     for row in () if groups else document.get("classes") or ():
         yield f"class {row['name']}, {wording.count(row['n'], 'image')} {part}", False, row
-
-
-def _groups(document: wording.Document) -> Iterator[tuple[str, str, int, Json]]:
-    """Of each group the column, the name, the size and figures of its accuracy."""
-    fairness = document.get("fairness")
-    if not fairness:
-        for name, n, three in story.groups_moved(document):
-            yield "", name, n, dict(three)
-        return
-    for column in fairness["columns"]:
-        for group in column["groups"]:
-            yield column["name"], group["name"], group["n"], group
 
 
 def _considerations(document: wording.Document) -> Json:
@@ -297,7 +285,7 @@ def _moved(moved: wording.Document, measure: Measure) -> str:
     return f"{wording.change(moved['value'], measure)} (95 % interval {limits})"
 
 
-def _assessed(document: wording.Document, where: str, row: Json) -> Json:
+def _assessed(document: wording.Document, where: str, row: wording.Document) -> Json:
     """What the repair does to a group."""
     moved = row["difference"]
     few = "; few images, so that this is a hint" if row.get("small") else ""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         revert,
         verify,
     )
+    from repairkit.api.watching import monitor
     from repairkit.attacks import Pgd, Square
     from repairkit.core.errors import Terminated
     from repairkit.core.framework import Source
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from repairkit.jobs.dissect.dissected import Detected, Dissected
     from repairkit.jobs.dissect.valued_concepts import ValuedConcepts
     from repairkit.jobs.dream.dream_writing import Dreamt
+    from repairkit.jobs.monitor.monitored import Monitored
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.repair.patched import Patched
     from repairkit.jobs.runs.comparing import Agreement, Agreements
@@ -87,6 +89,7 @@ __all__ = [
     "Instrumented",
     "Listing",
     "Merged",
+    "Monitored",
     "Patched",
     "Pgd",
     "Progress",
@@ -120,6 +123,7 @@ __all__ = [
     "listing",
     "means",
     "merge",
+    "monitor",
     "overlay",
     "patch",
     "patch_document",
@@ -136,6 +140,7 @@ _HOMES = {
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
     "repairkit.api.models": "Inspected Instrumented attack diff dream export inspect instrument",
+    "repairkit.api.watching": "monitor",
     "repairkit.api.repairing": "apply copy_sample overlay patch patch_document revert verify",
     "repairkit.api.projects": "Begun init",
     "repairkit.attacks": "Pgd Square",
@@ -152,6 +157,7 @@ _HOMES = {
     "repairkit.jobs.dissect.dissected": "Detected Dissected",
     "repairkit.jobs.dissect.valued_concepts": "ValuedConcepts",
     "repairkit.jobs.dream.dream_writing": "Dreamt",
+    "repairkit.jobs.monitor.monitored": "Monitored",
     "repairkit.jobs.owners.merging": "By Merged",
     "repairkit.jobs.repair.patched": "Patched",
     "repairkit.jobs.runs.comparing": "Agreement Agreements",

@@ -19,6 +19,7 @@ from repairkit.api.estimating import AskKeywords, ScoreKeywords, Unattended
 from repairkit.api.job_settings import JobKeywords, job_settings
 from repairkit.api.models import AttackKeywords, DreamKeywords, ExportKeywords
 from repairkit.api.repairing import PatchKeywords, VerifyKeywords
+from repairkit.api.watching import MonitorKeywords
 from repairkit.attacks import Pgd, Square
 from repairkit.cli import app
 from repairkit.core.errors import SettingsError, TargetNotMetError
@@ -38,7 +39,7 @@ PRINTED = {"json", "quiet", "debug", "details", "yes", "help", "exit_code"}
 OTHER_WORDS = {
     "group": "groups", "class": "class_name", "classes": "class_names", "batch": "batch_size",
     "metric": "metrics", "input": "inputs", "target": "targets", "transfer": "transfers",
-    "share": "share_to",
+    "share": "share_to", "floor": "floors",
     "set": "options", "patch": "patch_file", "range": "pixel_range", "images": "at_most",
     "steps": "n_steps", "queries": "n_queries", "time_limit": "time_limit_seconds",
 }  # fmt: skip
@@ -59,6 +60,7 @@ TAKES: dict[str, tuple[Any, ...]] = {
     "export": (ExportKeywords,),
     "dissect": (DissectKeywords,),
     "verify": (VerifyKeywords,),
+    "monitor": (MonitorKeywords,),
     **dict.fromkeys(
         ("init", "inspect", "list", "diff", "instrument", "means", "apply", "overlay"),
         (JobKeywords,),

@@ -30,6 +30,7 @@ COMMANDS = [
     "apply",
     "revert",
     "overlay",
+    "monitor",
     "instrument",
     "attack",
     "dream",

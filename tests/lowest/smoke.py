@@ -51,6 +51,10 @@ COMMANDS: dict[str, list[list[str]]] = {
     "patch": [[MODEL, "--data", DATA, "--scores", "one", "--level", "mean", "-o", "own.onnx"]],
     "verify": [[MODEL, PATCHED, "--data", DATA]],
     "overlay": [[MODEL, PATCH, "-o", "fix.safetensors"]],
+    "monitor": [
+        [PATCHED, "--data", "a.npz", "--original", MODEL, "--prometheus-file", "watch.prom"],
+        [PATCHED, "--data", "b.npz", "--original", MODEL],
+    ],
     "apply": [[MODEL, PATCH, "--data", DATA, "-o", "applied.onnx"]],
     "revert": [[PATCHED, PATCH, "-o", "reverted.onnx"]],
     "instrument": [[MODEL, "--data", DATA, "-o", "masked.onnx"]],

@@ -183,6 +183,27 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+def prometheus_library(file: Path | None) -> Any:
+    """The library that writes figures for Prometheus.
+
+    Args:
+        file: to which they will be written; None where they are only served.
+
+    Raises:
+        SettingsError: the library is missing.
+        RunFolderError: another file is in the place of ours.
+    """
+    try:
+        import prometheus_client as prometheus
+    except ImportError:
+        raise errors.SettingsError(
+            "figures for Prometheus need its library; pip install 'repairkit[prometheus]'"
+        ) from None
+    if file is not None:
+        check_replaced(file, b"# HELP repairkit_", "file of repairkit's figures")
+    return prometheus
+
+
 def prometheus_figures(
     *, port: int | None = None, file: Path | None = None
 ) -> Callable[[scores.Progress], None]:
@@ -196,14 +217,7 @@ def prometheus_figures(
         SettingsError: the library is missing, or the port is taken.
         RunFolderError: another file is in the place of ours.
     """
-    try:
-        import prometheus_client as prometheus
-    except ImportError:
-        raise errors.SettingsError(
-            "figures for Prometheus need its library; pip install 'repairkit[prometheus]'"
-        ) from None
-    if file is not None:
-        check_replaced(file, b"# HELP repairkit_", "file of repairkit's figures")
+    prometheus = prometheus_library(file)
     registry = prometheus.CollectorRegistry()
     gauges = [prometheus.Gauge(name, text, registry=registry) for name, text in _FIGURES.items()]
     if port is not None:

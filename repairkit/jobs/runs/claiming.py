@@ -75,12 +75,38 @@ def locked(folder: Path) -> Iterator[None]:
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _take(folder)
+        with _holding(folder / LOCK, folder, "-o"):
+            yield
+    finally:
+        with suppress(OSError):  # something was put into one of them
+            for place in made:
+                place.rmdir()
+
+
+@contextmanager
+def locked_file(path: Path, option: str) -> Iterator[None]:
+    """Inside this context, no other process writes a file. Its folder is made where it is missing.
+
+    Args:
+        path: the file, which need not be there; the lock lies beside it, as `NAME.lock`.
+        option: with which the user names another place.
+
+    Raises:
+        RunFolderError: another process holds the lock, or the folder cannot be written.
+    """
+    with _holding(path.with_name(f"{path.name}.lock"), path, option):
+        yield
+
+
+@contextmanager
+def _holding(lock: Path, claimed: Path, option: str) -> Iterator[None]:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = _take(lock, claimed, option)
     except OSError as error:
         raise RunFolderError(
-            f"{folder}: cannot be written ({error.strerror or error}); free space or choose "
-            "another place with -o"
+            f"{claimed}: cannot be written ({error.strerror or error}); free space or choose "
+            f"another place with {option}"
         ) from error
     try:
         yield
@@ -88,24 +114,27 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             os.ftruncate(file, 0)
             # Removed while it is held: a process that opened it before sees that, and tries anew.
-            (folder / LOCK).unlink()
+            lock.unlink()
         os.close(file)
-        with suppress(OSError):  # something was put into one of them
-            for place in made:
-                place.rmdir()
 
 
-def _take(folder: Path) -> int:
+def _take(lock: Path, claimed: Path, option: str) -> int:
     """The open file of the lock, which this process now holds."""
     for _ in range(_TRIES):
-        file = os.open(folder / LOCK, _OPEN, 0o666)
+        file = os.open(lock, _OPEN, 0o666)
         try:
-            held, before = _hold(file), _read(file, folder)
+            held, before = _hold(file), _read(file, lock, option)
             if held is False or (held is None and _may_live(before)):
-                raise RunFolderError(_in_use(folder, before, known=held is False))
-            if _is_still_there(file, folder / LOCK):
+                who = "another process" if before is None else str(before)
+                # The system's lock is that of a living process; a file may be of a dead one.
+                doubt = "" if held is False else f" (if it is gone for sure, remove {lock})"
+                raise RunFolderError(
+                    f"{claimed}: {who} is writing into it; wait for it or stop it, or choose "
+                    f"another place with {option}{doubt}"
+                )
+            if _is_still_there(file, lock):
                 if before:
-                    logger.warning("%s: took over the lock of %s, which is gone", folder, before)
+                    logger.warning("%s: took over the lock of %s, which is gone", claimed, before)
                 me = {"process": os.getpid(), "host": platform.node(), "since": _now()}
                 os.ftruncate(file, 0)
                 os.lseek(file, 0, os.SEEK_SET)
@@ -115,7 +144,9 @@ def _take(folder: Path) -> int:
             os.close(file)
             raise
         os.close(file)
-    raise RunFolderError(f"{folder}: others take its lock all the time; choose another with -o")
+    raise RunFolderError(
+        f"{claimed}: others take its lock all the time; choose another with {option}"
+    )
 
 
 def _hold(file: int) -> bool | None:
@@ -145,7 +176,7 @@ class Holder:
         return text.printable(f"process {self.process} on {self.host} (since {self.since})")
 
 
-def _read(file: int, folder: Path) -> Holder | None:
+def _read(file: int, lock: Path, option: str) -> Holder | None:
     """The holder that the lock file names; None if the file is empty.
 
     Raises:
@@ -160,8 +191,8 @@ def _read(file: int, folder: Path) -> Holder | None:
         return Holder(int(entry["process"]), str(entry["host"]), str(entry["since"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise RunFolderError(
-            f"{folder / LOCK}: exists and is no lock of repairkit's; remove it, or choose another "
-            "place with -o"
+            f"{lock}: exists and is no lock of repairkit's; remove it, or choose another place "
+            f"with {option}"
         ) from None
 
 
@@ -186,16 +217,6 @@ def _is_still_there(file: int, path: Path) -> bool:
         return False
     ours = os.fstat(file)
     return (status.st_dev, status.st_ino) == (ours.st_dev, ours.st_ino)
-
-
-def _in_use(folder: Path, holder: Holder | None, *, known: bool) -> str:
-    who = "another process" if holder is None else str(holder)
-    # The system's lock is that of a living process; a mere file may be of a dead one elsewhere.
-    doubt = "" if known else f" (if it is gone for sure, remove {folder / LOCK})"
-    return (
-        f"{folder}: {who} is writing into it; wait for it or stop it, or choose another place with "
-        f"-o{doubt}"
-    )
 
 
 def _now() -> str:

@@ -1,0 +1,1 @@
+"""`monitor`: does what a repair promised hold on later images?"""

@@ -89,7 +89,8 @@ def monitor_command(
         for each in seen.standings:
             gain, unit = each.watched.is_gain, metric.SHARE
             floor = (unit.change if gain else unit.figure)(each.watched.floor)
-            so_far = (printing.change if gain else printing.figure)(unit, each.figure)
+            told = printing.change if gain else printing.figure
+            so_far = told(unit, each.figure) if each.n_images else metric.UNKNOWN
             row = (each.watched.words, f"{each.n_images:,}", floor, so_far)
             rows.append((*row, bars(each.by_look), each.verdict_words))
         columns = ("figure", "images", "floor", "so far, with bounds", "by look", "verdict")

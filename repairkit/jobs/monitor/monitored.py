@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Verdict = Literal["fails", "open", "holds"]
-WORDS: dict[Verdict, str] = {"fails": "fails", "open": "not contradicted", "holds": "surely held so far"}
+WORDS: dict[Verdict, str] = {
+    "fails": "fails",
+    "open": "not contradicted",
+    "holds": "surely held so far",
+}
 _LARGEST = 700.0  # whose exponential is a number
 
 

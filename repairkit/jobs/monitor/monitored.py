@@ -14,7 +14,7 @@ from repairkit.core.metric import SHARE
 from repairkit.core.process.text import counted
 from repairkit.core.results import Figure
 from repairkit.formats.looks.monitor_file import MonitorDocument, named_images, outcomes_of
-from repairkit.jobs.monitor.promised import Watched
+from repairkit.jobs.monitor.promised import PromisedFigure
 from repairkit.metrics import betting
 from repairkit.notebook import cells, frames, lines
 
@@ -62,7 +62,7 @@ class Standing:
         by_look: the figure at each look; NaN where a look has no image of it.
     """
 
-    watched: Watched
+    watched: PromisedFigure
     n_images: int
     figure: Figure
     log_capital: float
@@ -115,7 +115,7 @@ class Standing:
         }
 
 
-def in_words(watched: Watched) -> Callable[[float | None], str]:
+def in_words(watched: PromisedFigure) -> Callable[[float | None], str]:
     """How a figure is shown: a share in per cent, a gain in points."""
     return SHARE.change if watched.is_gain else SHARE.figure
 
@@ -129,13 +129,15 @@ def standings_of(document: MonitorDocument) -> tuple[Standing, ...]:
     level = (1.0 - document["confidence"]) / len(document["figures"])
     return tuple(
         _standing(
-            document, Watched(name=one["figure"], floor=one["floor"], stated=one["stated"]), level
+            document,
+            PromisedFigure(name=one["figure"], floor=one["floor"], stated=one["stated"]),
+            level,
         )
         for one in document["figures"]
     )
 
 
-def _standing(document: MonitorDocument, watched: Watched, level: float) -> Standing:
+def _standing(document: MonitorDocument, watched: PromisedFigure, level: float) -> Standing:
     scores, ends = outcomes_of(document, watched.name)
     low, high = betting.mean_bounds(scores, level)
     value = float(scores.mean()) if len(scores) else math.nan

@@ -26,7 +26,7 @@ from repairkit.formats import documents
 from repairkit.formats.looks import monitor_file
 from repairkit.graph.stored.model_files import ModelFile, read_model
 from repairkit.jobs.monitor.monitored import Monitored, prometheus_text, standings_of
-from repairkit.jobs.monitor.promised import Promise, Watched, for_each_group, read_promise
+from repairkit.jobs.monitor.promised import Promise, PromisedFigure, for_each_group, read_promise
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.jobs.setup.preparing import opened_beside, outputs_of, prepare, read_dataset
@@ -56,7 +56,7 @@ class MonitorSettings:
 
     state: Path | None = None
     promise: Path | None = None
-    floors: tuple[Watched, ...] = ()
+    floors: tuple[PromisedFigure, ...] = ()
     original: Path | None = None
     confidence: float = 0.95
     in_order: bool = False
@@ -225,7 +225,7 @@ def _figures(
     promise: Promise | None,
     known: monitor_file.MonitorDocument | None,
     grouped: suite.Annotations | None,
-) -> tuple[Watched, ...]:
+) -> tuple[PromisedFigure, ...]:
     """The figures to watch: by hand, else as promised; groups are those known beforehand, if any.
 
     Args:
@@ -239,7 +239,7 @@ def _figures(
         floors = tuple(each for each in floors if not each.of_group)
     told = promise.floors if promise is not None else ()
     if known is not None:
-        told = tuple(map(Watched.of_state, known["figures"]))
+        told = tuple(map(PromisedFigure.of_state, known["figures"]))
     named = tuple(each.of[1] for each in told if each.of_group and not each.is_gain)
     return for_each_group(floors, () if grouped is None else named or grouped.group_names)
 
@@ -250,7 +250,7 @@ def _begun(
     promise: Promise | None,
     original: ModelFile | None,
     groups: list[str],
-    figures: Sequence[Watched],
+    figures: Sequence[PromisedFigure],
 ) -> monitor_file.MonitorDocument:
     """A state without looks."""
     settings = bench.settings
@@ -404,7 +404,7 @@ def _outcomes(
     """A character per image for each figure; see `MonitorLook`."""
     texts = {}
     for one in figures:
-        watched = Watched.of_state(one)
+        watched = PromisedFigure.of_state(one)
         rates = np.where(right, "1", "0")
         gains = np.where(right == before, "=", np.where(right, "+", "-"))
         marks = np.where(watched.counts(about), gains if watched.is_gain else rates, ".")

@@ -30,7 +30,7 @@ _FLOOR = re.compile(r"\s*(?P<figure>\S.*?)\s*>?=\s*(?P<floor>[-+.\deE]+)\s*\Z")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watched:
+class PromisedFigure:
     """A figure and the floor that it must hold.
 
     Attributes:
@@ -44,7 +44,7 @@ class Watched:
     stated: float | None = None
 
     @classmethod
-    def of_state(cls, figure: WatchedFigure) -> "Watched":
+    def of_state(cls, figure: WatchedFigure) -> "PromisedFigure":
         """The figure as the state has it."""
         return cls(name=figure["figure"], floor=figure["floor"], stated=figure["stated"])
 
@@ -117,7 +117,7 @@ def _class_number(name: str, about: suite.Annotations) -> int:
     )
 
 
-def read_floor(text: str) -> Watched:
+def read_floor(text: str) -> PromisedFigure:
     """A floor given by hand, `FIGURE=NUMBER` or `FIGURE>=NUMBER`.
 
     Raises:
@@ -125,7 +125,7 @@ def read_floor(text: str) -> Watched:
     """
     parts = _FLOOR.match(text)
     try:
-        given = Watched(name=parts["figure"], floor=float(parts["floor"])) if parts else None
+        given = PromisedFigure(name=parts["figure"], floor=float(parts["floor"])) if parts else None
     except ValueError:
         given = None
     if given is None:
@@ -150,13 +150,15 @@ def read_floor(text: str) -> Watched:
     return given
 
 
-def for_each_group(floors: Sequence[Watched], groups: Sequence[str]) -> tuple[Watched, ...]:
+def for_each_group(
+    floors: Sequence[PromisedFigure], groups: Sequence[str]
+) -> tuple[PromisedFigure, ...]:
     """The floors, with one for each group in place of the worst group's.
 
     Raises:
         SettingsError: there are no groups, or a figure has two floors.
     """
-    given: list[Watched] = []
+    given: list[PromisedFigure] = []
     for each in floors:
         if not groups and (each.name == WORST or each.of_group):
             raise errors.SettingsError(
@@ -190,7 +192,7 @@ class Promise:
 
     path: Path
     digest: str
-    floors: tuple[Watched, ...]
+    floors: tuple[PromisedFigure, ...]
     columns: tuple[str, ...]
     source_digest: str
     data_digest: str | None
@@ -251,7 +253,7 @@ def read_promise(path: Path, model_digest: str, *, with_gains: bool) -> Promise:
             continue
         for name, figure in _figures(block or {}, gain=gain):
             made = _floor_of(name, figure)
-            if isinstance(made, Watched):
+            if isinstance(made, PromisedFigure):
                 floors.append(made)
             elif made:
                 notes.append(made)
@@ -273,7 +275,7 @@ def read_promise(path: Path, model_digest: str, *, with_gains: bool) -> Promise:
 
 
 def _figures(block: Mapping[str, Any], *, gain: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The figures of an evaluation, or of the difference of two, by the names of `Watched`."""
+    """The figures of an evaluation, or of the difference of two, by the names of `PromisedFigure`."""
     before = GAIN if gain else ""
     metrics = block if gain else block.get("metrics", {})
     for name, figure in metrics.items():
@@ -283,10 +285,12 @@ def _figures(block: Mapping[str, Any], *, gain: bool) -> Iterator[tuple[str, Map
         yield f"{ACCURACY}{_OF}{name}", figure
 
 
-def _floor_of(name: str, figure: Mapping[str, Any]) -> Watched | str:
+def _floor_of(name: str, figure: Mapping[str, Any]) -> PromisedFigure | str:
     """The floor of a figure, or why it has none; empty where another figure says it."""
     stated, low = figure.get("value"), figure.get("ci_low")
-    made = Watched(name=name, floor=low if isinstance(low, float | int) else 0.0, stated=stated)
+    made = PromisedFigure(
+        name=name, floor=low if isinstance(low, float | int) else 0.0, stated=stated
+    )
     kind, counted = made.of
     if kind != ACCURACY and not (kind == RECALL and counted):
         return f"{made.words} is not watched: it is no share of right answers"

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import repairkit
 from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
 from repairkit.formats.looks.monitor_file import monitor_text, outcomes_of, read_monitor
-from repairkit.jobs.monitor.promised import Watched, for_each_group, read_floor
+from repairkit.jobs.monitor.promised import PromisedFigure, for_each_group, read_floor
 from repairkit.jobs.runs.claiming import locked_file
 from tests import models
 from tests.conftest import Answer, Project, write_project
@@ -350,7 +350,7 @@ def test_one_process_at_a_time_adds_a_look(patched: Path, tmp_path: Path) -> Non
 )
 def test_floors_are_read_as_they_are_written(name: str, floor: float, sign: str) -> None:
     given = read_floor(f"{name}{sign}{floor}")
-    assert given == Watched(name=name, floor=floor)
+    assert given == PromisedFigure(name=name, floor=floor)
     assert given.off_scale(given.scaled) == pytest.approx(floor, abs=1e-12)
     assert for_each_group([given], ["x"]) == (given,)
     with pytest.raises(SettingsError, match="two floors"):

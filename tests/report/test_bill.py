@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from repairkit.report.records.bill import MARK, MARK_WITHIN, bill_text, hashes_in
 from tests.report.documents import HOSTILE, figure, repair
+from tests.report.test_page import ODD, fairness
 
 MADE = {"model.patched.onnx": "c" * 64}
 SOURCE = {"model.onnx": "b" * 64}
@@ -130,3 +131,21 @@ def test_without_figures_nothing_is_said_of_better_or_worse() -> None:
     assert "quantitativeAnalysis" not in model["modelCard"]
     assert "modelCard" not in model["pedigree"]["ancestors"][0]
     assert "No metric was computed" in model["description"]
+
+
+@pytest.mark.parametrize("name", [name for name in ODD if "thousand" not in name])
+def test_odd_repairs_have_bills(name: str) -> None:
+    assert bill(ODD[name])["metadata"]["component"]["name"] == "model.patched.onnx"
+
+
+def test_figures_that_images_do_not_define_are_left_out_and_trees_called_trees() -> None:
+    block = fairness(["a", "b"])
+    names = [*block["columns"][-1]["disparities"]]
+    block["columns"][-1]["disparities"] = dict.fromkeys(names)
+    undefined = {"value": None, "ci_low": None, "ci_high": None}
+    group = block["columns"][-1]["groups"][0]
+    group |= dict.fromkeys(("before", "after", "difference"), undefined)
+    text = json.dumps(bill(repair(["a", "b"], fairness=block, unit="tree")))
+    assert "accuracy these images do not tell" in text
+    assert "Freezing 2 trees" in text
+    assert "filters " not in text

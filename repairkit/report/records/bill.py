@@ -171,8 +171,9 @@ def _data(document: wording.Document) -> Json:
         "type": "data",
         "bom-ref": "data",
         "name": "images in memory" if path is None else PurePath(path).name,
-        "description": (
-            f"Images by which filters were chosen and the repair was judged. {parts['how']}"
+        "description": _say(
+            document,
+            f"Images by which filters were chosen and the repair was judged. {parts['how']}",
         ),
         "data": [dataset],
     }
@@ -217,7 +218,7 @@ def _figures(document: wording.Document, when: str) -> list[Json]:
     told = before["metrics"] if len(columns) == 1 else ("accuracy",)
     for column in columns:
         where, apart = f"groups of {column['name']}", column["disparities"].items()
-        rows += [(name, where, three[when]) for name, three in apart if name not in told]
+        rows += [(name, where, row[when]) for name, row in apart if row and name not in told]
     prefix = "change of " if when == "difference" else ""
     return [
         _figure(f"{prefix}{name}", where, figure)

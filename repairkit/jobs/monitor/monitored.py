@@ -127,14 +127,8 @@ def standings_of(document: MonitorDocument) -> tuple[Standing, ...]:
     (Bonferroni).
     """
     level = (1.0 - document["confidence"]) / len(document["figures"])
-    return tuple(
-        _standing(
-            document,
-            PromisedFigure(name=one["figure"], floor=one["floor"], stated=one["stated"]),
-            level,
-        )
-        for one in document["figures"]
-    )
+    figures = map(PromisedFigure.of_state, document["figures"])
+    return tuple(_standing(document, one, level) for one in figures)
 
 
 def _standing(document: MonitorDocument, watched: PromisedFigure, level: float) -> Standing:

@@ -275,7 +275,7 @@ def read_promise(path: Path, model_digest: str, *, with_gains: bool) -> Promise:
 
 
 def _figures(block: Mapping[str, Any], *, gain: bool) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The figures of an evaluation, or of the difference of two, by the names of `PromisedFigure`."""
+    """The figures of an evaluation, or of the difference of two, by their names in promises."""
     before = GAIN if gain else ""
     metrics = block if gain else block.get("metrics", {})
     for name, figure in metrics.items():

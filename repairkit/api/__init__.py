@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         dream,
         export,
         inspect,
+        inspect_patch,
         instrument,
     )
     from repairkit.api.projects import Begun, init
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from repairkit.jobs.dissect.dissected import Detected, Dissected
     from repairkit.jobs.dissect.valued_concepts import ValuedConcepts
     from repairkit.jobs.dream.dream_writing import Dreamt
+    from repairkit.jobs.look.patch_facts import PatchInspected
     from repairkit.jobs.monitor.monitored import Monitored
     from repairkit.jobs.owners.merging import By, Merged
     from repairkit.jobs.repair.patched import Patched
@@ -90,6 +92,7 @@ __all__ = [
     "Listing",
     "Merged",
     "Monitored",
+    "PatchInspected",
     "Patched",
     "Pgd",
     "Progress",
@@ -119,6 +122,7 @@ __all__ = [
     "find_settings",
     "init",
     "inspect",
+    "inspect_patch",
     "instrument",
     "listing",
     "means",
@@ -139,7 +143,8 @@ _HOMES = {
     "repairkit.api.estimating": "Unattended ask compare curve means merge report score",
     "repairkit.api.job_settings": "find_job find_settings",
     "repairkit.api.listings": "Listing listing",
-    "repairkit.api.models": "Inspected Instrumented attack diff dream export inspect instrument",
+    "repairkit.api.models": "Inspected Instrumented attack diff dream export inspect "
+    "inspect_patch instrument",
     "repairkit.api.watching": "monitor",
     "repairkit.api.repairing": "apply copy_sample overlay patch patch_document revert verify",
     "repairkit.api.projects": "Begun init",
@@ -157,6 +162,7 @@ _HOMES = {
     "repairkit.jobs.dissect.dissected": "Detected Dissected",
     "repairkit.jobs.dissect.valued_concepts": "ValuedConcepts",
     "repairkit.jobs.dream.dream_writing": "Dreamt",
+    "repairkit.jobs.look.patch_facts": "PatchInspected",
     "repairkit.jobs.monitor.monitored": "Monitored",
     "repairkit.jobs.owners.merging": "By Merged",
     "repairkit.jobs.repair.patched": "Patched",

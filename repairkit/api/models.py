@@ -27,7 +27,7 @@ from repairkit.jobs.diff import differing
 from repairkit.jobs.dream import dream_writing
 from repairkit.jobs.dream.dream import DreamSettings
 from repairkit.jobs.export import exporting
-from repairkit.jobs.look import inspection
+from repairkit.jobs.look import inspection, patch_facts
 from repairkit.jobs.setup.first_look import ErrorLook, FirstLook, first_look_lines
 from repairkit.jobs.setup.looking import slice_lines
 from repairkit.jobs.setup.subject import load_framework_model
@@ -149,6 +149,19 @@ def inspect(
     suspects = suspects_of(subject, job) if suspect else None
     look, slices = (None, None) if data is None else inspection.look_at_data(subject, job)
     return Inspected(inspected, look, slices, suspects)
+
+
+def inspect_patch(patch_file: str | Path) -> patch_facts.PatchInspected:
+    """Tell what a patch means for compiled models, as `repairkit inspect PATCH` does.
+
+    Args:
+        patch_file: what `patch` wrote, a file whose name ends in `.patch.json`.
+
+    Raises:
+        RunFolderError: it is missing, or no patch file of this version.
+        VerificationError: it was altered.
+    """
+    return patch_facts.inspect_patch(Path(patch_file))
 
 
 def diff(

@@ -51,6 +51,8 @@ def print_patched(
         f"verified on {counted(done.verified.proof.n_images, 'image')} ({done.verified.images}), "
         f"all outputs: {_agreement(done.verified)}; undoing gives the original back"
     )
+    for sentence in wording.runtime_in_words(done.document["runtime"]):
+        printing.say(printing.plainly(sentence))
     for title in ("patched model", "patch file", "report", "page", "model card"):
         printing.say(f"{title:<13}  {document[title.replace(' ', '_')]}")
     near = [Path(document[name]).name for name in ("bill_of_materials", "statement")]

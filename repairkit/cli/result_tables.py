@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from repairkit.cli import printing, stage_display
+from repairkit.cli.diff_tables import print_patches
 from repairkit.core import metric, results, suite
 from repairkit.core.process.nouns import worded
 from repairkit.core.process.text import counted
@@ -199,6 +200,7 @@ def print_inspected(
     outputs, judged = ", ".join(document["outputs"]), document["judged_output"]
     printing.say(f"outputs {outputs} (judged: {judged})")
     _print_sites(document, has_layers=has_layers)
+    print_patches(document)
     if document["note"]:
         printing.say(document["note"])
     _print_passes(document, seconds_of_all)
@@ -248,6 +250,13 @@ def _print_sites(document: Document, *, has_layers: bool) -> None:
             f"{counted(len(document['left_out']), 'layer')} left out",
             ["layer", "kind", "why"],
             [[each["layer"], each["kind"], each["reason"]] for each in document["left_out"]],
+        )
+    needing = [site for site in document["sites"] if site["needs"] is not None]
+    if needing:
+        printing.say(
+            f"{counted(len(needing), 'site')} of {len(rows)} cannot be frozen by new weights alone "
+            f"(patch --refit-safe): freezing one of {needing[0]['site']} "
+            f"{needing[0]['needs']['reason']}"
         )
 
 

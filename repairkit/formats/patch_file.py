@@ -25,6 +25,8 @@ from repairkit.formats.stored_files import StoredFile, stored_file
 
 SCHEMAS = (1, 2)
 KIND = "repairkit patch"
+RUNTIME = "runtime"
+"""The entry that tells what the patch means for a runtime: new weights alone, or more."""
 
 _TEXTS = ("source", "sites_at", "output")
 _CLAIMED = (*_TEXTS, "include", "frozen", "gains", "head")

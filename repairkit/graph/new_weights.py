@@ -7,10 +7,11 @@ more: the model has to be compiled again. What is compiled is stale in any case.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 
 from repairkit.core import filters
 from repairkit.graph.kinds.kind import Survey
@@ -21,6 +22,8 @@ from repairkit.graph.stored.tensors import tensor_bytes
 
 CACHE_KEYS = ("COREML_CACHE_KEY",)
 """Metadata by which a runtime finds what it compiled; a patched model keeps them."""
+
+_NUMPY_NAMES = {"FLOAT": "float32", "DOUBLE": "float64"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class ChangedTensor:
         name: of the initializer, of the output of a `Constant` node, or of a node's attribute.
         kind: as of `TensorEdit`.
         shape: None where it is not known.
-        type: of its elements, as NumPy names it; None where it is not known.
+        type: of its elements, such as `float32`; None where it is not known.
         bytes: of the whole tensor; None where it is not known.
         changed: how many of its numbers were written; None where all are new.
     """
@@ -98,6 +101,21 @@ class RuntimeFacts:
         }
 
 
+def agrees(told: object, facts: RuntimeFacts) -> bool:
+    """Whether an entry `runtime` says of a patch what holds; what it says besides is not read."""
+    try:
+        return _data(told) == _data(facts.to_json())
+    except (KeyError, TypeError):
+        return False
+
+
+def _data(told: Any) -> list[object]:
+    """What an entry says, but for the words of reasons."""
+    rows = [[row[each.name] for each in fields(ChangedTensor)] for row in told["tensors"]]
+    needs = [[need["kind"], need["tensor"]] for need in told["needs"]]
+    return [told["refit"], told["bytes"], rows, needs, told["cache_keys"]]
+
+
 # After a patch
 
 
@@ -114,8 +132,12 @@ def runtime_facts(
     Raises:
         ModelError: a tensor is of a type that repairkit does not know.
     """
-    keys = tuple(p.key for p in patched.metadata_props if p.key in CACHE_KEYS)
-    return facts_of(edits, lambda edit: _size(patched, edit), before, keys)
+    return facts_of(edits, lambda edit: size_in(patched, edit), before, cache_keys_of(patched))
+
+
+def cache_keys_of(model: ModelProto) -> tuple[str, ...]:
+    """The metadata of a model by which runtimes find what they compiled."""
+    return tuple(entry.key for entry in model.metadata_props if entry.key in CACHE_KEYS)
 
 
 def facts_of(
@@ -164,7 +186,8 @@ def _n_written(edits: Sequence[filters.TensorEdit]) -> int:
     return total
 
 
-def _size(model: ModelProto, edit: filters.TensorEdit) -> Size | None:
+def size_in(model: ModelProto, edit: filters.TensorEdit) -> Size | None:
+    """The size of the tensor or list that an edit names in a model; None where it has none."""
     if edit.kind != "attribute":
         kind = "initializer" if edit.kind == "added" else edit.kind
         tensor = stored_tensor(model, kind, edit.tensor)
@@ -180,7 +203,8 @@ def _size(model: ModelProto, edit: filters.TensorEdit) -> Size | None:
 
 def _size_of(tensor: TensorProto) -> Size:
     n_bytes = tensor_bytes(tensor)
-    return tuple(tensor.dims), helper.tensor_dtype_to_np_dtype(tensor.data_type).name, n_bytes
+    name = TensorProto.DataType.Name(tensor.data_type)
+    return tuple(tensor.dims), _NUMPY_NAMES.get(name, name.lower()), n_bytes
 
 
 def _need_of_edit(edit: filters.TensorEdit, before: GraphIndex | None) -> Need | None:

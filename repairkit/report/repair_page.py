@@ -53,6 +53,22 @@ def repair_facts(document: wording.Document) -> dict[str, Any]:
         if story.cure_rows(document)
         else "",
         "commands": commands(document),
+        "runtime": runtime_told(document),
+    }
+
+
+def runtime_told(document: wording.Document) -> dict[str, Any] | None:
+    """What the patch means for a runtime; None in reports of earlier versions."""
+    runtime = document.get("runtime")
+    if runtime is None:
+        return None
+    stale, current = document["source"]["digest"], document["result"]["digest"]
+    return {
+        "tensors": runtime["tensors"],
+        "sentences": [
+            *wording.runtime_in_words(runtime),
+            wording.stale_in_words([stale], current),
+        ],
     }
 
 

@@ -143,6 +143,47 @@ def known_sentences(run: Document) -> list[str]:
     return sentences
 
 
+def runtime_in_words(runtime: Document) -> list[str]:
+    """What a patch means for a compiled model, in sentences.
+
+    Args:
+        runtime: the entry of a patch file or report.
+    """
+    n_tensors, n_bytes, needs = len(runtime["tensors"]), runtime["bytes"], runtime["needs"]
+    if runtime["refit"]:
+        size = "" if n_bytes is None else f" of {count(n_bytes, 'byte')}"
+        verdict = (
+            f"New weights are enough for a compiled model: {count(n_tensors, 'tensor')}{size} "
+            f"{'changes' if n_tensors == 1 else 'change'}, and no node, name, shape or type."
+        )
+    else:
+        more = f", and there are {len(needs) - 1:,} more such changes" if len(needs) > 1 else ""
+        verdict = f"A model has to be compiled anew: the patch {needs[0]['reason']}{more}."
+    return [
+        verdict,
+        *(
+            f"The patched model keeps the metadata entry {key}, so that a runtime may take what it "
+            "compiled from the model before: delete that, or change the entry."
+            for key in runtime["cache_keys"]
+        ),
+    ]
+
+
+def stale_in_words(stale: list[str], current: str) -> str:
+    """Which compiled files a patch makes stale.
+
+    Args:
+        stale: digests of the models before.
+        current: digest of the patched model.
+    """
+    known = listing([f"sha256 {digest[:12]}" for digest in stale])
+    return (
+        f"Stale is all that was compiled from the model before ({known}): ORT-format and optimised "
+        "files, EPContext models, TensorRT engines, OpenVINO blobs, Core ML caches. Refit it where "
+        f"new weights are enough, or make it anew from the patched model (sha256 {current[:12]})."
+    )
+
+
 def command_again(again: Mapping[str, Any] | None, out: str) -> str:
     """The command that does a job again; empty where the document does not say how."""
     return "" if not again else shell(again["command"], *again["words"], "-o", out)

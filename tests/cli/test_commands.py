@@ -66,7 +66,7 @@ def test_inspect_lists_sites_and_the_rest(repairkit: Command, project: Project) 
     assert answer.err == ""
     assert found["n_filters"] == 4
     assert found["sites"] == [
-        {"site": "conv", "kind": "Conv", "filters": 4, "tensor": "y", "share": 1.0}
+        {"site": "conv", "kind": "Conv", "filters": 4, "tensor": "y", "share": 1.0, "needs": None}
     ]
     assert found["left_out"] == [
         {"layer": "fc", "kind": "Gemm", "reason": "it makes the model's output"}

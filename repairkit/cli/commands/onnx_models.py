@@ -37,6 +37,7 @@ _OF_ATTACK = (
     "test", "accept_preprocessing", *PREPARATION,
 )  # fmt: skip
 _DIFFERS = 3
+_PATCH, _OF_ANSWERS = ".json", {"model", "as_json", "quiet", "debug"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,7 @@ class SuspectOptions:
 
 
 def inspect_command(
+    context: typer.Context,
     job: Annotated[
         JobOptions,
         only(
@@ -101,10 +103,16 @@ def inspect_command(
     looking: SuspectOptions,
     answer: AnswerOptions,
 ) -> None:
-    """List inputs, outputs, sites and filters, and which layers are left out and why."""
+    """List a model's inputs, outputs and filters; or what a patch means for compiled models."""
     from repairkit.api import job_settings, models
+    from repairkit.cli.diff_tables import print_patch_inspected
     from repairkit.cli.result_tables import print_inspected
 
+    if job.model is not None and job.model.suffix.lower() == _PATCH:
+        _refuse_options(context, job.model)
+        facts = models.inspect_patch(job.model).to_json()
+        answer.give(lambda: facts, lambda: print_patch_inspected(facts))
+        return
     model, settings = job_settings.find_job(job.model, job.words())
     inspected = models.inspect(model, job.data.data, suspect=looking.suspect, settings=settings)
 
@@ -118,6 +126,15 @@ def inspect_command(
         )
 
     answer.give(inspected.to_json, tell)
+
+
+def _refuse_options(context: typer.Context, patch: Path) -> None:
+    """Refuse options about a model and its images, which say nothing about a patch file."""
+    for name in context.params.keys() - _OF_ANSWERS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise SettingsError(f"{patch}: is a patch file, and {option} is about models; leave it")
 
 
 @dataclass(frozen=True, kw_only=True)

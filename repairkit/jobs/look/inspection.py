@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from repairkit.core import errors, filters, suite
 from repairkit.core.process.stages import stage
 from repairkit.data import preprocessing
 from repairkit.engine.runner import Runner
-from repairkit.graph import baking, mixing, protos
+from repairkit.graph import baking, mixing, new_weights, protos
 from repairkit.graph.coalitions.rebatch import fixed_batch
 from repairkit.graph.kinds.kind import LeftOut, Survey
 from repairkit.graph.kinds.sites import bias_levels, instrument, select_sites, survey, zero_levels
 from repairkit.graph.stored.model_files import write_model
+from repairkit.jobs.look import patch_facts
 from repairkit.jobs.output.destination import INSTRUMENTED, check_model_place, is_instrumented
 from repairkit.jobs.setup import first_look, preparing, unjudged, workbench
 from repairkit.jobs.setup.subject import USUAL_FIRST, judging_the_model, noise_images
@@ -41,7 +42,11 @@ class SiteFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What `repairkit inspect` shows."""
+    """What `repairkit inspect` shows.
+
+    `needs` says of sites why freezing their filters needs more than new weights of a compiled
+    model, and `inside` which patches the model says to hold.
+    """
 
     subject: workbench.Subject
     sites: tuple[SiteFacts, ...]
@@ -50,6 +55,8 @@ class Inspection:
     outputs: tuple[str, ...]
     note: str
     passes: PassTime
+    needs: Mapping[str, new_weights.Need]
+    inside: patch_facts.PatchesInside
 
     def to_json(self) -> dict[str, Any]:
         spec, layers = self.subject.spec, self.subject.layer_map
@@ -83,6 +90,7 @@ class Inspection:
                     "filters": s.site.n_channels,
                     "tensor": s.site.tensor,
                     "share": s.share,
+                    "needs": asdict(self.needs[s.site.name]) if s.site.name in self.needs else None,
                     **({} if layers is None else {"layer": layers.layer_at(s.site.name)}),
                 }
                 for s in self.sites
@@ -92,6 +100,7 @@ class Inspection:
             ],
             "note": self.note,
             "passes": self.passes.to_json(),
+            **self.inside.to_json(self.subject.file.digest),
         }
 
 
@@ -109,14 +118,17 @@ def inspect(subject: workbench.Subject, settings: workbench.Settings) -> Inspect
     fed = preparing.with_inputs(subject, settings, None)
     shares, note = _shares(fed, known)
     step = fixed_batch(subject.model, subject.input_name)
+    inside = patch_facts.patches_inside(subject.file)
     return Inspection(
         subject=subject,
         sites=tuple(SiteFacts(s, shares.get(s.name)) for s in known.sites),
         left_out=known.left_out,
         batch="any" if step is None else f"fixed at {step}",
         outputs=protos.GraphIndex(subject.model).outputs,
-        note="; ".join(part for part in (note, _company(subject)) if part),
+        note="; ".join(part for part in (note, _company(subject), inside.note) if part),
         passes=time_passes(fed, sum(site.n_channels for site in known.sites)),
+        needs=new_weights.needs_of_sites(known),
+        inside=inside,
     )
 
 

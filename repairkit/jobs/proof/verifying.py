@@ -22,9 +22,9 @@ from repairkit.core import errors, filters, results, suite
 from repairkit.core.process import stages, writing
 from repairkit.engine.proof import prove, prove_head
 from repairkit.engine.runner import Feeds, OpenModel
-from repairkit.formats.patch_file import PatchFile, claim_digest, patch_of_claim
+from repairkit.formats.patch_file import RUNTIME, PatchFile, claim_digest, patch_of_claim
 from repairkit.formats.stored_files import StoredFile, describe, restore
-from repairkit.graph import baking, metadata, protos
+from repairkit.graph import baking, metadata, new_weights, protos
 from repairkit.graph.coalitions.masking import mask_name, mask_shape, with_gains
 from repairkit.graph.kinds import class_head, kind
 from repairkit.graph.kinds.sites import instrument, survey
@@ -85,8 +85,21 @@ def verify(
         )
     if file is not None:
         _check_undoing(file, steps[-1])
+        _check_runtime(file, steps[-1])
     verified = _joined([_prove_step(subject, step, images, feeds) for step in steps])
-    return replace(verified, unproven=() if file is None else file.unproven)
+    unproven = () if file is None else (name for name in file.unproven if name != RUNTIME)
+    return replace(verified, unproven=tuple(unproven))
+
+
+def _check_runtime(file: PatchFile, step: ClaimedPatch) -> None:
+    """Check what the patch file says of runtimes, where it says anything."""
+    index, baked = step.surveyed.index, step.baked
+    facts = new_weights.runtime_facts(index, baked.model, baked.edits)
+    if RUNTIME in file.story and not new_weights.agrees(file.story[RUNTIME], facts):
+        verdict = "new weights alone" if not facts.needs else f"more: it {facts.needs[0].reason}"
+        raise errors.VerificationError(
+            f"what the patch file says under {RUNTIME!r} does not hold; the patch needs {verdict}"
+        )
 
 
 def _check_undoing(file: PatchFile, step: ClaimedPatch) -> None:

@@ -11,6 +11,7 @@ from repairkit.core import errors, filters, metric, results
 from repairkit.core.process.text import counted
 from repairkit.core.process.trust import without
 from repairkit.engine.ort import versions
+from repairkit.formats.patch_file import RUNTIME
 from repairkit.formats.run_file import RunFolder
 from repairkit.graph.kinds.sites import select_sites
 from repairkit.graph.new_weights import needs_of_sites, runtime_facts
@@ -82,7 +83,7 @@ def patch_story(
         "changed": changed_block(bench, final),
         "baselines": None,
         "verification": verified.to_json(),
-        "runtime": runtime_facts(bench.original.index, model, verified.edits).to_json(),
+        RUNTIME: runtime_facts(bench.original.index, model, verified.edits).to_json(),
         "scoring": None if chosen.scoring is None else _scoring_story(chosen.scoring, path_of),
     }
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         instrument,
     )
     from repairkit.api.projects import Begun, init
+    from repairkit.api.proving import verify
     from repairkit.api.repairing import (
         apply,
         copy_sample,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
         patch,
         patch_document,
         revert,
-        verify,
     )
     from repairkit.api.watching import monitor
     from repairkit.attacks import Pgd, Square
@@ -146,7 +146,8 @@ _HOMES = {
     "repairkit.api.models": "Inspected Instrumented attack diff dream export inspect "
     "inspect_patch instrument",
     "repairkit.api.watching": "monitor",
-    "repairkit.api.repairing": "apply copy_sample overlay patch patch_document revert verify",
+    "repairkit.api.proving": "verify",
+    "repairkit.api.repairing": "apply copy_sample overlay patch patch_document revert",
     "repairkit.api.projects": "Begun init",
     "repairkit.attacks": "Pgd Square",
     "repairkit.core.errors": "Terminated",

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from repairkit.core import errors, framework
+import numpy as np
+
+from repairkit.core import errors, framework, suite
 from repairkit.core.process.trust import GivenName
 from repairkit.data.given import GivenAs, GivenData, as_data
 from repairkit.data.preprocessing import Preprocessing
 from repairkit.data.project import find_project
+from repairkit.jobs.setup.preparing import read_any, with_inputs
 from repairkit.jobs.setup.settings import read_columns, read_inputs, settle
 from repairkit.jobs.setup.subject import load_framework_model, read_subject
 from repairkit.jobs.setup.workbench import Settings, Subject
@@ -69,6 +72,9 @@ def _parsed(given: Mapping[str, object]) -> dict[str, object]:
     if isinstance(inputs, (list, tuple)):
         settings["inputs"] = read_inputs(inputs) or None
     return settings
+
+
+_PROOF_IMAGES = 64
 
 
 class JobKeywords(TypedDict, total=False):
@@ -319,3 +325,15 @@ def _image_shape(subject: Subject) -> tuple[int, ...] | None:
     sizes = [spec.channels, spec.height, spec.width]
     known = [size for size in sizes if size is not None]
     return tuple(known) if len(known) == len(sizes) else None
+
+
+def for_proof(
+    subject: Subject, job: Settings
+) -> tuple[Subject, suite.Array | None, dict[str, suite.Array]]:
+    """The first images of the data, if any, and the other inputs of the model."""
+    if job.data is None:
+        return with_inputs(subject, job, None), None, {}
+    dataset = read_any(subject, job)
+    first = np.arange(min(_PROOF_IMAGES, len(dataset.images)))
+    feeds = {name: rows.batch(first) for name, rows in dataset.further.items()}
+    return with_inputs(subject, job, dataset), dataset.images.batch(first), feeds

@@ -1,4 +1,4 @@
-"""Repair models; verify, apply and revert patches."""
+"""Repair models; apply and revert patches."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,35 +7,32 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Unpack
 
-import numpy as np
-
 from repairkit.api.job_settings import (
     JobKeywords,
     Metric,
     Metrics,
     check_keywords,
+    for_proof,
     load_source,
     metric_names,
     open_job,
 )
 from repairkit.backdoors import Backdoor
-from repairkit.core import errors, filters, framework, results, suite
+from repairkit.core import errors, filters, framework, results
 from repairkit.core.scores import Budget, Progress
 from repairkit.data.given import GivenAs
 from repairkit.formats.documents import write_bytes
 from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.output.destination import Companions
-from repairkit.jobs.proof import agreeing, beside, overlay_file, undoing, verifying
+from repairkit.jobs.proof import undoing
 from repairkit.jobs.repair import objective, patching, repair_settings
 from repairkit.jobs.repair.aims import marking
 from repairkit.jobs.repair.patched import Patched
 from repairkit.jobs.score.score_settings import ScoreSettings
-from repairkit.jobs.setup.preparing import read_any, with_inputs
-from repairkit.jobs.setup.workbench import Settings, Subject
+from repairkit.jobs.setup.workbench import Settings
 from repairkit.notebook.progress import shown_in_cell
 
-_PROOF_IMAGES = 64
 _SAMPLE = "repairkit_samples.digits"
 _SAMPLE_FILES = ("model.onnx", "digits.npz", "repairkit.toml")
 SCORING = ("method", "options", "max_evaluations", "time_limit")
@@ -281,93 +278,6 @@ def copy_sample(folder: str | Path) -> Path:
     return folder / _SAMPLE_FILES[0]
 
 
-class VerifyKeywords(JobKeywords, total=False):
-    """Further arguments of `verify`: in what else the patched file is checked.
-
-    Attributes:
-        runtime: other runtimes in which outputs must agree and frozen filters be constant: one
-            name, or several of `openvino`, `onnxruntime-node`, `onnxruntime-web`, `tensorrt` and
-            `coreml`.
-        node_modules: a folder where `npm install` put the JavaScript packages; the working folder
-            if left out.
-        tolerance: how far outputs may differ there, relative to the largest number; each runtime's
-            own if left out.
-    """
-
-    runtime: str | Sequence[str]
-    node_modules: str | Path | None
-    tolerance: float | None
-
-
-def verify(
-    original: str | Path,
-    patched: str | Path,
-    data: GivenAs | None = None,
-    *,
-    patch_file: str | Path | None = None,
-    settings: Settings | None = None,
-    noise: bool = False,
-    **words: Unpack[VerifyKeywords],
-) -> results.Verified:
-    """Prove that `patched` is `original` with exactly the claimed changes.
-
-    Args:
-        original: the model before.
-        patched: the model after, or an overlay of `overlay`, a safetensors file.
-        patch_file: its patch file; if None, proves the claims inside `patched` or, without any,
-            the frozen filters that its tensors show.
-        data: outputs are compared on the first of these images; those of the settings if None, or
-            noise without any.
-        settings: preprocessing, inputs and outputs; see `score`.
-        noise: compare on noise alone, whatever data the settings or `repairkit.toml` name.
-        words: see `VerifyKeywords`.
-
-    Raises:
-        VerificationError: anything is not as claimed.
-        DeviceError: another runtime is not installed, or not on this kind of machine.
-        RepairkitError: a file cannot be read.
-    """
-    check_keywords("verify", words, VerifyKeywords)
-    elsewhere = _elsewhere(words)
-    subject, job = open_job(original, data, settings, words)
-    subject, images, feeds = _for_proof(subject, replace(job, data=None) if noise else job)
-    file = None if patch_file is None else read_patch_file(Path(patch_file))
-    after = Path(patched)
-    if after.suffix.lower() == overlay_file.ENDING:
-        made = undoing.lay_over(subject.file, overlay_file.read_overlay(after), after)
-    else:
-        made = read_model(after)
-    verified = verifying.verify(subject, made, file=file, images=images, feeds=feeds)
-    near = beside.check_beside(subject.file, made, None if file is None else Path(str(patch_file)))
-    if elsewhere.names:
-        verified = agreeing.agree(
-            subject, made.model, verified, elsewhere, images=images, feeds=feeds
-        )
-    return replace(verified, layers=subject.layer_map, beside=near)
-
-
-def _elsewhere(given: VerifyKeywords) -> agreeing.Elsewhere:
-    """The other runtimes that keywords name."""
-    names, folder = given.get("runtime") or (), given.get("node_modules")
-    return agreeing.Elsewhere(
-        (names,) if isinstance(names, str) else tuple(names),
-        None if folder is None else Path(folder),
-        given.get("tolerance"),
-    )
-
-
-def _for_proof(
-    subject: Subject, job: Settings
-) -> tuple[Subject, suite.Array | None, dict[str, suite.Array]]:
-    """The first images of the data, if any, and the other inputs of the model."""
-    if job.data is None:
-        return with_inputs(subject, job, None), None, {}
-    dataset = read_any(subject, job)
-    first = np.arange(min(_PROOF_IMAGES, len(dataset.images)))
-    feeds = {name: rows.batch(first) for name, rows in dataset.further.items()}
-    return with_inputs(subject, job, dataset), dataset.images.batch(first), feeds
-
-
 def apply(
     model: str | Path,
     patch_file: str | Path,
@@ -396,7 +306,7 @@ def apply(
     check_keywords("apply", words, JobKeywords)
     file = read_patch_file(Path(patch_file))
     subject, job = open_job(model, data, settings, words)
-    subject, images, feeds = _for_proof(subject, job)
+    subject, images, feeds = for_proof(subject, job)
     applied = undoing.apply_patch(
         subject, file, out=Path(out), place=Path(patch_file), images=images, feeds=feeds
     )
@@ -433,7 +343,7 @@ def overlay(
     check_keywords("overlay", words, JobKeywords)
     file = read_patch_file(Path(patch_file))
     subject, job = open_job(model, data, settings, words)
-    subject, images, feeds = _for_proof(subject, job)
+    subject, images, feeds = for_proof(subject, job)
     made = undoing.make_overlay(
         subject, file, out=Path(out), place=Path(patch_file), images=images, feeds=feeds
     )

@@ -1,10 +1,11 @@
-"""Tables and lines for what differs between two models, and for what a patch changes."""
+"""Tables and lines for what differs between two models, what a patch changes, and its checks."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from repairkit.cli import printing
+from repairkit.core import results
 from repairkit.core.process.text import counted
 from repairkit.report import diff_page, wording
 
@@ -125,3 +126,74 @@ def print_patches(document: wording.Document) -> None:
     if "runtime" in document:
         _print_runtime(document)
     _print_stale(document["caches"])
+
+
+def print_checks(verified: results.Verified) -> None:
+    """Print what was found in other runtimes, and of a quantised copy."""
+    for found in verified.runtimes:
+        _print_agreement(found)
+    copy = verified.quantised
+    if copy is None:
+        return
+    printing.table(
+        f"frozen filters in {copy.path}",
+        ["filter", "constant", "there", "range", "step"],
+        [
+            [
+                each.filter,
+                f"{each.constant:.6g}",
+                f"within {each.offset:.2g}",
+                f"{each.spread:.2g}",
+                f"{each.step:.2g}" if each.step else "-",
+            ]
+            for each in copy.filters
+        ],
+    )
+    more = f"; {len(copy.unread)} frozen partly, so not constant by design" if copy.unread else ""
+    printing.say(
+        f"{counted(len(copy.filters), 'frozen filter')} constant in the quantised copy, on "
+        f"{counted(copy.n_images, 'image')}{more}"
+    )
+    if copy.gain is None:
+        printing.say(f"the gain was not judged: {copy.no_gain}")
+    else:
+        _print_gain(copy.gain)
+
+
+def _print_gain(gain: results.KeptGain) -> None:
+    """Print a figure of all models, and how they differ."""
+    measure = gain.measure
+    printing.table(
+        f"{measure.words} on {counted(gain.n_images, 'test image')}",
+        ["model", measure.words],
+        [
+            [name.replace("_", " "), printing.figure(measure, figure)]
+            for name, figure in gain.figures.items()
+        ],
+    )
+    words = {
+        "patch": "patched against original",
+        "quantised": "quantised against original",
+        "quantisation": "quantised against patched",
+        "among_quantised": "quantised against quantised original",
+        "partly": "kept in part",
+    }
+    for name, change in gain.changes.items():
+        printing.say(f"{words[name]}: {printing.change(measure, change)}")
+    unseen = "" if gain.unseen else " (nothing shows that these images chose nothing)"
+    printing.say(f"the gain is {words.get(gain.verdict, gain.verdict)}: {gain.why}{unseen}")
+
+
+def _print_agreement(found: results.RuntimeAgreement) -> None:
+    """Print what was found in another runtime."""
+    held = "no filter that is frozen wholly"
+    if found.n_constant:
+        off = max(found.spread, found.offset)
+        exactly = f"but for {off:.2g}" if off else "exactly"
+        held = f"{counted(found.n_constant, 'frozen filter')} held {exactly}"
+    unread = f"; {len(found.unread)} frozen partly or a tree" if found.unread else ""
+    printing.say(
+        f"{found.runtime} {found.version} ({found.how}): the same answers on "
+        f"{counted(found.n_images, 'image')}, outputs within {found.relative:.2g} of the largest "
+        f"number ({found.tolerance:g} is allowed); {held}{unread}"
+    )

@@ -311,8 +311,6 @@ def print_verified(verified: results.Verified, *, original: Path, patched: Path)
         f"outputs on {counted(verified.proof.n_images, 'image')} ({verified.images}): "
         f"{_agreement(verified)}"
     )
-    for found in verified.runtimes:
-        _print_runtime(found)
     if verified.unproven:
         names = [name[:_LONGEST_NAME] for name in verified.unproven[:_SHOWN_NAMES]]
         more = len(verified.unproven) - len(names)
@@ -324,21 +322,6 @@ def print_verified(verified: results.Verified, *, original: Path, patched: Path)
         names = [name for name, now in verified.beside.items() if now == state]
         if names:
             printing.say(f"beside it: {', '.join(names)} {words}")
-
-
-def _print_runtime(found: results.RuntimeAgreement) -> None:
-    """Print what was found in another runtime."""
-    held = "no filter that is frozen wholly"
-    if found.n_constant:
-        off = max(found.spread, found.offset)
-        exactly = f"but for {off:.2g}" if off else "exactly"
-        held = f"{counted(found.n_constant, 'frozen filter')} held {exactly}"
-    unread = f"; {len(found.unread)} frozen partly or a tree" if found.unread else ""
-    printing.say(
-        f"{found.runtime} {found.version} ({found.how}): the same answers on "
-        f"{counted(found.n_images, 'image')}, outputs within {found.relative:.2g} of the largest "
-        f"number ({found.tolerance:g} is allowed); {held}{unread}"
-    )
 
 
 def print_applied(applied: results.Applied) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from repairkit.core import filters, framework
+from repairkit.core.metric import Measure
 from repairkit.core.process.text import counted
 
 _LONGEST = 60
@@ -158,8 +159,8 @@ class KeptGain:
 
     Attributes:
         metric: that is judged.
-        words: the metric in words.
-        verdict: `kept`, `lost` or `undecided`.
+        measure: what its figures are.
+        verdict: `kept`, `partly`, `lost` or `undecided`.
         why: the verdict's reason.
         suite: the part of the data.
         n_images: of this part.
@@ -172,7 +173,7 @@ class KeptGain:
     """
 
     metric: str
-    words: str
+    measure: Measure
     verdict: str
     why: str
     suite: str
@@ -187,7 +188,7 @@ class KeptGain:
             name: {key: figure.to_json() for key, figure in table.items()}
             for name, table in (("figures", self.figures), ("changes", self.changes))
         }
-        return {**vars(self), **tables}
+        return {**vars(self), "measure": self.measure.to_json(), **tables}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from repairkit.api.concept_jobs import DissectKeywords
 from repairkit.api.estimating import AskKeywords, ScoreKeywords, Unattended
 from repairkit.api.job_settings import JobKeywords, job_settings
 from repairkit.api.models import AttackKeywords, DreamKeywords, ExportKeywords
-from repairkit.api.repairing import PatchKeywords, VerifyKeywords
+from repairkit.api.proving import VerifyKeywords
+from repairkit.api.repairing import PatchKeywords
 from repairkit.api.watching import MonitorKeywords
 from repairkit.attacks import Pgd, Square
 from repairkit.cli import app

@@ -174,7 +174,7 @@ class DemoOptions:
 
 def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
     """Repair the packaged sample: a model that reads dark digits on a light background badly."""
-    from repairkit.api import job_settings, repairing
+    from repairkit.api import job_settings, proving, repairing
     from repairkit.cli import printing, repair_story
 
     model = repairing.copy_sample(place.out)
@@ -195,7 +195,7 @@ def demo_command(place: DemoOptions, answer: AnswerOptions) -> None:
         on_progress=stage_display.scoring_progress,
     )
     # On noise: real images were used while the result was still in memory.
-    verified = repairing.verify(
+    verified = proving.verify(
         model, done.out, patch_file=done.patch_file, settings=replace(settings, data=None)
     )
     document = repairing.patch_document(done)
@@ -267,22 +267,53 @@ class RuntimeOptions:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class CopyOptions:
+    """A quantised copy of the patched model that is judged."""
+
+    title: ClassVar = "Quantised copy"
+    quantised: Path | None = option(
+        "A quantised copy of PATCHED that is to keep the freeze and, with --data, the gain."
+    )
+    quantised_original: Path | None = option("A quantised copy of ORIGINAL, to compare with.")
+    metric: str | None = option(
+        "Metric of the gain; that of --patch if left out.", autocompletion=options.offer_metrics
+    )
+
+
 def verify_command(
     pair: PairOptions,
     elsewhere: RuntimeOptions,
+    copies: CopyOptions,
     job: Annotated[
-        JobOptions, only("data", "label", "features", "image_input", "inputs", *PREPARATION)
+        JobOptions,
+        only(
+            "data",
+            "label",
+            "features",
+            "group",
+            "classes",
+            "calibration",
+            "selection",
+            "test",
+            "seed",
+            "accept_preprocessing",
+            "image_input",
+            "inputs",
+            "trust",
+            *PREPARATION,
+        ),
     ],
     answer: AnswerOptions,
 ) -> None:
     """Prove that PATCHED is ORIGINAL with exactly the claimed changes."""
-    from repairkit.api import job_settings, repairing
-    from repairkit.cli.repair_story import print_verified
+    from repairkit.api import job_settings, proving
+    from repairkit.cli import diff_tables, repair_story
 
     _, settings = job_settings.find_job(pair.original, job.words())
     if pair.noise and job.data.data is not None:
         raise SettingsError("--noise takes no images and --data names some; give one of the two")
-    verified = repairing.verify(
+    verified = proving.verify(
         pair.original,
         pair.patched,
         patch_file=pair.patch,
@@ -291,11 +322,16 @@ def verify_command(
         runtime=elsewhere.runtime or (),
         node_modules=elsewhere.node_modules,
         tolerance=elsewhere.tolerance,
+        quantised=copies.quantised,
+        quantised_original=copies.quantised_original,
+        metric=copies.metric,
     )
-    answer.give(
-        verified.to_json,
-        lambda: print_verified(verified, original=pair.original, patched=pair.patched),
-    )
+
+    def tell() -> None:
+        repair_story.print_verified(verified, original=pair.original, patched=pair.patched)
+        diff_tables.print_checks(verified)
+
+    answer.give(verified.to_json, tell)
 
 
 def apply_command(

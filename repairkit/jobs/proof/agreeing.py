@@ -164,15 +164,15 @@ def frozen_places(
     claims: list[dict[str, Any]] = [] if inferred else metadata.read_claims(patched)
     # The last one first: what it froze is what holds.
     ways = [{n: c[n] for n in ("output", "include")} | {"at": c["sites_at"]} for c in claims[::-1]]
-    wanted = {f.filter for f in patch.frozen if not f.gain}
+    wanted = [f.filter for f in patch.frozen if not f.gain]
     places: dict[filters.Filter, filters.Site] = {}
     for way in ways or [{"include": ["dense"]}]:
         sites = {site.name: site for site in survey(patched, **way).sites}
-        for each in wanted - places.keys():
+        for each in wanted:
             site = sites.get(each.site)
             if site is not None and site.in_tensor and each.channel < site.n_channels:
-                places[each] = site
-    return places
+                places.setdefault(each, site)
+    return {each: places[each] for each in wanted if each in places}
 
 
 def watched_tensors(

@@ -89,7 +89,7 @@ class PatchKeywords(JobKeywords, total=False):
             choose and confirm, by cross-fitting.
         promise: weakest promise to accept: `objective`, `smooth` or `likelihood`.
         repair: `freeze` filters, change the class `bias` or the `last-layer`, or the `best` of
-            these.
+            these; if None, `best` with `backdoor` and else `freeze`.
         refit_safe: change only what a compiled model can take as new weights: no tensor is added.
         transfers: attacks on other models, as `attack` wrote them, to judge too.
         trust: run code that `repairkit.toml` or the run in `scores` names; code named in this call
@@ -128,7 +128,7 @@ class PatchKeywords(JobKeywords, total=False):
     baselines: bool
     confirm_share: float | None
     promise: str
-    repair: str
+    repair: str | None
     refit_safe: bool
     transfers: Sequence[str | Path]
     progress: bool

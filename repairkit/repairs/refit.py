@@ -6,6 +6,14 @@ it. Here the penalty is on the change of the weights: a strong one leaves the mo
 
     sum over images of weight * cross-entropy(scores + features @ change.T) + penalty/2 * |change|^2
 
+What the layer is fitted to are labels. Where images were made from clean ones, by a trigger or an
+attack, it can also be the model's own answers (`own_answers`): clean images keep theirs, and a made
+image gets that of its clean twin. A few hundred images with labels teach a layer their own noise,
+which costs accuracy; their own answers teach it nothing new about clean images, so that the layer
+changes along what the trigger adds to the features and hardly else. References: Li & Hoiem,
+"Learning without forgetting" (ECCV 2016, section 3); Hinton, Vinyals & Dean, "Distilling the
+knowledge in a neural network" (2015, section 2).
+
 The loss is minimised by the bound of Böhning & Lindsay (1988): the curvature of the cross-entropy
 is nowhere above that of a quadratic known beforehand, so each step is a ridge regression in closed
 form and no step can lead too far. Steps are accelerated (Nesterov), and begin anew where they
@@ -34,10 +42,16 @@ Floats = NDArray[np.float64]
 
 PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)
 """From strong to weak; features have a mean square length of 1."""
+PENALTIES_OF_ANSWERS = (0.0003, 0.0001, 0.00003, 0.00001, 0.000003)
+"""The same where the layer is fitted to its own answers, which it cannot overfit to as it can to
+labels."""
+SHARE_OF_MADE = 0.05
+"""Of the weights, that of made images where the layer is fitted to its own answers."""
 
 _MOST_DIRECTIONS = 256
 _MOST_STEPS = 400
 _CLOSE = 1e-4
+_LEAST_LEFT = 1e-9  # of the answer, beside the class that an image must not be taken for
 _SMALL_PRODUCT = 2**25
 """Multiplications that one thread ends within some milliseconds."""
 
@@ -101,10 +115,53 @@ def balanced_weights(groups: NDArray[np.int64]) -> Floats:
     return 1.0 / (np.count_nonzero(counts) * counts[groups])
 
 
+def own_answers(
+    scores: Floats,
+    labels: NDArray[np.int64],
+    twin_of: NDArray[np.intp],
+    unwanted: NDArray[np.int64],
+) -> Floats:
+    """Targets for `refit_path`: what the model says of each image's clean twin.
+
+    The class that an image must not be taken for has no share in them. The label counts alone for
+    an image whose clean twin is unknown, or whose twin is answered with that class only.
+
+    Args:
+        scores: class scores of the model as it is, (n_images, n_scores); a single column is the
+            log-odds of class 1.
+        labels: (n_images,), below the number of classes.
+        twin_of: (n_images,), the place of the clean twin; its own for a clean image, -1 if unknown.
+        unwanted: (n_images,), the class that an image must not be taken for; -1 where there is
+            none.
+    """
+    single = scores.shape[1] == 1
+    likely = _probabilities(scores)
+    likely = np.hstack([1.0 - likely, likely]) if single else likely
+    answers = likely[np.maximum(twin_of, 0)]
+    by_label = np.eye(answers.shape[1])[labels]
+    barred = unwanted >= 0
+    answers[barred, unwanted[barred]] = 0.0
+    left = answers.sum(axis=1, keepdims=True)
+    known = (twin_of >= 0)[:, None] & (left > _LEAST_LEFT)
+    targets = np.where(known, answers / np.maximum(left, _LEAST_LEFT), by_label)
+    return targets[:, 1:] if single else targets
+
+
+def shared_weights(made: NDArray[np.bool_], share: float) -> Floats:
+    """Weights of images, adding up to 1: `share` is that of all made images, the rest of others.
+
+    Where there is but one kind, each image weighs the same.
+    """
+    n_made = int(made.sum())
+    if n_made in (0, len(made)):
+        return np.full(len(made), 1.0 / len(made))
+    return np.where(made, share / n_made, (1.0 - share) / (len(made) - n_made))
+
+
 def refit_path(
     rows: Floats,
     scores: Floats,
-    labels: NDArray[np.int64],
+    wanted: NDArray[np.int64] | Floats,
     weights: Floats,
     penalties: Sequence[float] = PENALTIES,
 ) -> Iterator[Floats]:
@@ -114,12 +171,15 @@ def refit_path(
         rows: of `Directions`, (n_images, n_directions).
         scores: class scores of the model as it is, (n_images, n_scores); a single column is the
             log-odds of class 1.
-        labels: (n_images,), below the number of classes.
+        wanted: labels (n_images,), below the number of classes, or shares of the classes
+            (n_images, n_scores); of a single column, that of class 1.
         weights: (n_images,), adding up to 1.
         penalties: from strong to weak.
     """
     single = scores.shape[1] == 1
-    target = labels[:, None] == (1 if single else np.arange(scores.shape[1]))
+    target: Floats | NDArray[np.bool_] = wanted.astype(np.float64)
+    if wanted.ndim == 1:
+        target = wanted[:, None] == (1 if single else np.arange(scores.shape[1]))
     bound = 0.25 if single else 0.5
     with small_products(rows.size * rows.shape[1]):
         values, vectors = np.linalg.eigh(bound * (rows.T * weights) @ rows)
@@ -137,7 +197,7 @@ def refit_path(
 def _minimise(
     rows: Floats,
     scores: Floats,
-    target: NDArray[np.bool_],
+    target: Floats | NDArray[np.bool_],
     weights: Floats,
     penalty: float,
     stiffness: Floats,

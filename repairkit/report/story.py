@@ -402,7 +402,9 @@ def search_in_words(selection: wording.Document) -> str:
     """How the choice was made, in a sentence or two."""
     if "candidates" not in selection:
         of_last_layer = selection.get("cure") in (None, "bias", "last-layer")
-        fitted = "The last layer was fitted; no" if of_last_layer else "No"
+        own = selection.get("fitted_to") == "own answers"
+        to = " to the model's own answers to clean images" if own else ""
+        fitted = f"The last layer was fitted{to}; no" if of_last_layer else "No"
         return f"{fitted} filter was searched for."
     method = {
         "joint": "Filters were added and dropped one by one, each judged by images that did not "

@@ -88,9 +88,8 @@ class ChoiceOptions:
         "Freeze at mean, zero, bias, or best on selection images.",
         autocompletion=options.one_of("mean", "zero", "bias", "best"),
     )
-    repair: str = option(
-        "freeze (filters), bias, last-layer, or the best of these; see the guide.",
-        default="freeze",
+    repair: str | None = option(
+        "freeze (filters), bias, last-layer, or best; freeze if not given, best with --backdoor.",
         autocompletion=options.one_of("freeze", "bias", "last-layer", "best"),
     )
     confirm_share: float | None = option(

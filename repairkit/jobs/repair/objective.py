@@ -67,6 +67,12 @@ class Objective:
         return self.metric == FAIRNESS_OBJECTIVE
 
     @property
+    def is_of_attacks(self) -> bool:
+        """Whether it compares images with those that an attack or a trigger made of them."""
+        definition = catalogue.definition_of(self.metric)
+        return definition is not None and "attack" in definition.needs
+
+    @property
     def plain_values(self) -> tuple[str, ...]:
         """What the plain recipe ranks by: shares of right answers."""
         return (PLAIN_VALUE if self.is_worst_group else self.metric,)

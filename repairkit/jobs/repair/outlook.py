@@ -12,7 +12,7 @@ from repairkit.core.metric import Metric
 from repairkit.core.process.stages import READING_LOG
 from repairkit.core.suite import Array
 from repairkit.jobs.repair import objective as goals
-from repairkit.jobs.repair.repair_settings import FREEZE, PatchSettings
+from repairkit.jobs.repair.repair_settings import FREEZE, PatchSettings, wanted_repair
 from repairkit.jobs.setup.workbench import Bench
 from repairkit.metrics.catalogue import definition_of
 from repairkit.metrics.definition import class_name
@@ -50,7 +50,7 @@ def advice_before_scoring(bench: Bench, asked: PatchSettings, objective: goals.O
                 len(suite),
             )
     advice = _never_answered(bench, [m for m in metrics if m.name in of_classes], plain)
-    if not advice or asked.repair != FREEZE:
+    if not advice or wanted_repair(asked) != FREEZE:
         return ""
     logger.info("%s", advice)
     return advice

@@ -64,10 +64,11 @@ def check_repair(asked: PatchSettings) -> None:
     Raises:
         SettingsError: it is one of these.
     """
-    check_word("--repair", asked.repair, (*(strategy.name for strategy in CURES), BEST))
-    if not _needs_values(asked.repair) and (asked.scores or asked.level == "best"):
+    repair = repair_settings.wanted_repair(asked)
+    check_word("--repair", repair, (*(strategy.name for strategy in CURES), BEST))
+    if not _needs_values(repair) and (asked.scores or asked.level == "best"):
         raise errors.SettingsError(
-            f"--repair {asked.repair} freezes no filter; leave out --scores and --level best"
+            f"--repair {repair} freezes no filter; leave out --scores and --level best"
         )
 
 
@@ -177,7 +178,7 @@ def choose_patch(
         RunFolderError: the run is about something else.
     """
     check_repair(asked)
-    needs_values = _needs_values(asked.repair)
+    needs_values = _needs_values(repair_settings.wanted_repair(asked))
     why_part = repair_settings.why_a_part_confirms(bench, asked, needs_values=needs_values)
     given = "" if asked.confirm_share is None else "--confirm-share keeps images to confirm alone"
     plainly = "--choose plain judges by the images that chose" if asked.choose == "plain" else ""
@@ -202,7 +203,7 @@ def choose_patch(
 
 def _choose_by_all(choice: _Choice, *, compare: bool) -> ChosenPatch | None:
     """Every image chooses and confirms; None where values cannot be solved for some images."""
-    bench, repair = choice.bench, choice.asked.repair
+    bench, repair = choice.bench, repair_settings.wanted_repair(choice.asked)
     suite = bench.parts.selection
     everyone = np.arange(len(suite))
     folds = confirming.draw_folds(suite.annotations, choice.wishes.n_folds, bench.settings.seed)
@@ -231,7 +232,7 @@ def _choose_by_part(choice: _Choice, share: float, why_part: str) -> ChosenPatch
         why_part: why not every image does both; empty where the user gave a share.
     """
     choice = replace(choice, wishes=replace(choice.wishes, share=share))
-    bench, repair = choice.bench, choice.asked.repair
+    bench, repair = choice.bench, repair_settings.wanted_repair(choice.asked)
     halves = split_selection(bench.parts.selection, share, bench.settings.seed)
     within, others = halves.positions
     values = _values(choice, halves.choosing)
@@ -270,7 +271,7 @@ def _choose_plainly(choice: _Choice) -> ChosenPatch:
 def _values(choice: _Choice, suite: Suite) -> FilterValues | None:
     """Values of all filters on a suite; None where no filter is to be frozen."""
     asked, time = choice.asked, choice.time
-    if not _needs_values(asked.repair):
+    if not _needs_values(repair_settings.wanted_repair(asked)):
         return None
     return find_values(
         choice.bench,

@@ -20,7 +20,7 @@ from repairkit.jobs.repair import objective as goals
 from repairkit.jobs.score.score_settings import NORMS, ScoreSettings
 from repairkit.jobs.setup.workbench import Bench, Settings, check_metrics, seconds_per_pass
 from repairkit.metrics.definition import check_defined
-from repairkit.repairs.cure import ChosenPatch, make_patch
+from repairkit.repairs.cure import BEST, ChosenPatch, make_patch
 from repairkit.repairs.search import SearchSettings
 
 Recipe = Literal["joint", "plain"]
@@ -28,7 +28,7 @@ Level = Literal["mean", "zero", "bias", "best"]
 RECIPES: tuple[str, ...] = get_args(Recipe)
 LEVELS: tuple[str, ...] = get_args(Level)
 FREEZE = "freeze"
-"""The repair that is made where nothing else is asked for."""
+"""The repair that is made where nothing else is asked for, but of a backdoor."""
 USUAL_DROP, USUAL_DROP_OF_BACKDOORS, USUAL_DROP_OF_FIXING = 0.01, 0.05, 0.005
 """Accuracy that may be lost where nothing says it."""
 
@@ -77,7 +77,7 @@ class PatchSettings:
         attacks: what else the patched model is attacked with, where the data was attacked; its
             source also serves the baseline by gradients.
         promise: the lowest promise that will do, one of `PROMISES`.
-        repair: the name of a cure (see `patching.CURES`), or `best` for the one that gains most.
+        repair: the name of a cure or `best`; see `wanted_repair` where it is None.
         known: the backdoor that is to be closed, if any.
         fix: images that the model gets wrong: a column of the data, `COLUMN=VALUE`, or a list.
         mend: of the images to fix that are wrong, the share that must be right out of fold.
@@ -103,7 +103,7 @@ class PatchSettings:
     attacks: framework.FreshAttacks = field(default_factory=framework.FreshAttacks)
     max_group_drop: float = 0.05
     promise: str = goals.PROMISES[-1]
-    repair: str = FREEZE
+    repair: str | None = None
     known: Backdoor = field(default_factory=Backdoor)
     fix: str | Path | None = None
     mend: float = _MENDED
@@ -195,11 +195,23 @@ class PatchSettings:
             "level": self.level,
             "confirm_share": self.confirm_share,
             "promise": self.promise,
-            "repair": self.repair,
+            "repair": wanted_repair(self),
             **({} if self.fix is None else {"fix": _named(self.fix), "mend": self.mend}),
             **({} if self.forget is None else {"forget": self.forget}),
             **({"refit_safe": True} if self.refit_safe else {}),
         }
+
+
+def wanted_repair(asked: PatchSettings) -> str:
+    """The cure that is to be made: of a backdoor the best, unless filters are to be frozen.
+
+    It is the name of a cure (see `patching.CURES`), or `best` for the one that gains most.
+    """
+    if asked.repair is not None:
+        return asked.repair
+    frozen = asked.remove or asked.remove_top or asked.scores or asked.level
+    best = asked.known.backdoor and asked.choose != "plain" and not frozen
+    return BEST if best else FREEZE
 
 
 def _faults(asked: PatchSettings) -> Iterator[str]:
@@ -228,7 +240,7 @@ def _faults(asked: PatchSettings) -> Iterator[str]:
         yield "--max-group-drop must lie in [0, 1]"
     if asked.confirm_share is not None and not 0 < asked.confirm_share < 1:
         yield f"--confirm-share is {asked.confirm_share:g}; expected a share between 0 and 1"
-    if asked.repair != FREEZE and (asked.remove or asked.choose == "plain"):
+    if wanted_repair(asked) != FREEZE and (asked.remove or asked.choose == "plain"):
         yield (
             f"--repair {asked.repair} chooses what to change; leave out --remove and --choose "
             "plain, which freeze filters"
@@ -251,7 +263,7 @@ def _faults_of_top(asked: PatchSettings) -> Iterator[str]:
             "--remove-top takes the filters of highest value of a run; name it with --scores RUN"
         )
     named = asked.remove or asked.short_for or asked.objective or asked.targets
-    searched = (asked.repair, asked.choose, asked.beam) != (FREEZE, RECIPES[0], 1)
+    searched = (wanted_repair(asked), asked.choose, asked.beam) != (FREEZE, RECIPES[0], 1)
     if named or searched or asked.level == "best":
         yield (
             "--remove-top with --scores says which filters to freeze; leave out what chooses them "

@@ -17,7 +17,7 @@ from repairkit.graph.kinds.sites import select_sites
 from repairkit.graph.new_weights import needs_of_sites, runtime_facts
 from repairkit.jobs.look.changed_images import changed_block
 from repairkit.jobs.output.destination import Places
-from repairkit.jobs.repair.repair_settings import FREEZE, GRADIENT, PatchSettings
+from repairkit.jobs.repair.repair_settings import FREEZE, GRADIENT, PatchSettings, wanted_repair
 from repairkit.jobs.runs import run_document
 from repairkit.jobs.setup.settings import Again, named_in, said_again
 from repairkit.jobs.setup.workbench import Bench, Settings
@@ -284,7 +284,7 @@ def with_hint(
     """
     if advice:
         return _hinted(error, f"; {advice}")
-    if (asked.fix is not None or asked.forget is not None) and asked.repair == FREEZE:
+    if (asked.fix is not None or asked.forget is not None) and wanted_repair(asked) == FREEZE:
         return _hinted(error, "; --repair best lets class biases and a refitted last layer compete")
     if asked.choose == "plain" or asked.confirm_share is not None or asked.scores is not None:
         return error  # these need a test part

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from repairkit.core import attacked
 from repairkit.core.errors import DataError, RepairkitError, SettingsError
 from repairkit.data.preprocessing import Preprocessing, value_table
 from repairkit.jobs.backdoor.planting import plant
-from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.repair.repair_settings import PatchSettings, wanted_repair
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings
@@ -112,21 +113,24 @@ def repaired(place: Path, tmp_path: Path, **words: Any) -> Any:
     )
 
 
-def test_the_culprit_is_frozen_and_the_trigger_no_longer_works(place: Path, tmp_path: Path) -> None:
-    done = repaired(place, tmp_path, trigger=place / "trigger.png", mask=place / "mask.png")
-    assert [f.id for f in done.patch.filters] == [net.CULPRIT]
+def fresh_figures(model: onnx.ModelProto) -> tuple[float, float]:
+    """Accuracy on clean images that no repair saw, and success of the trigger on them."""
     x, y = net.draw(300, seed=9)
     picture, mask = net.trigger()
-    others = y != net.TARGET
-    stamped = np.where(mask > 0, picture, x)[others][:, None].astype(np.float32) / 255
-    import onnx
-
-    before, after = (
-        run(model, {"image": stamped})[0].argmax(1) == net.TARGET
-        for model in (net.network(), onnx.load(done.out))
+    stamped = np.where(mask > 0, picture, x)
+    clean, shown = (
+        run(model, {"image": pixels[:, None].astype(np.float32) / 255})[0].argmax(1)
+        for pixels in (x, stamped)
     )
-    assert before.mean() > 0.95
-    assert after.mean() < 0.05
+    return float((clean == y).mean()), float((shown == net.TARGET)[y != net.TARGET].mean())
+
+
+def test_the_culprit_is_frozen_and_the_trigger_no_longer_works(place: Path, tmp_path: Path) -> None:
+    known = {"trigger": place / "trigger.png", "mask": place / "mask.png"}
+    done = repaired(place, tmp_path, **known, repair="freeze")
+    assert [f.id for f in done.patch.filters] == [net.CULPRIT]
+    assert fresh_figures(net.network())[1] > 0.95
+    assert fresh_figures(onnx.load(done.out))[1] < 0.05
     (row,) = done.document["attacks"]
     assert row["before"]["attack_success"]["value"] > 0.95
     assert row["after"]["attack_success"]["value"] < 0.05
@@ -148,10 +152,38 @@ def marked(place: Path, **change: Any) -> Path:
 
 
 def test_marked_images_tell_the_target_and_the_culprit(place: Path, tmp_path: Path) -> None:
-    done = repaired(place, tmp_path, data=marked(place), triggered="seen")
+    done = repaired(place, tmp_path, data=marked(place), triggered="seen", repair="freeze")
     assert [f.id for f in done.patch.filters] == [net.CULPRIT]
     assert done.document["backdoor"]["target"] == net.TARGET
     assert done.document["backdoor"]["target_told_by"] > 0
+
+
+@pytest.mark.parametrize("way", ["twins", pytest.param("marked", marks=pytest.mark.long)])
+def test_a_last_layer_that_keeps_its_own_answers_closes_a_backdoor_and_costs_nothing(
+    place: Path, tmp_path: Path, way: str
+) -> None:
+    known: dict[str, Any] = {"trigger": place / "trigger.png", "mask": place / "mask.png"}
+    if way == "marked":  # without twins, whose labels count
+        known = {"data": marked(place), "triggered": "seen"}
+    done = repaired(place, tmp_path, **known, repair="last-layer")
+    assert done.document["selection"]["fitted_to"] == "own answers"
+    assert not done.patch.filters
+    before, after = fresh_figures(net.network()), fresh_figures(onnx.load(done.out))
+    assert before[1] > 0.95
+    assert after[1] < 0.15
+    assert after[0] >= before[0] - 0.01
+    repairkit.verify(place / "model.onnx", done.out, patch_file=done.patch_file)
+    repairkit.revert(done.out, out=tmp_path / "back.onnx")
+    assert (tmp_path / "back.onnx").read_bytes() == (place / "model.onnx").read_bytes()
+
+
+def test_of_a_backdoor_the_best_repair_is_made_unless_filters_are_to_be_frozen() -> None:
+    known = Backdoor(backdoor=True)
+    assert wanted_repair(PatchSettings(known=known)) == "best"
+    assert wanted_repair(PatchSettings(known=known, repair="freeze")) == "freeze"
+    assert wanted_repair(PatchSettings(known=known, level="zero")) == "freeze"
+    assert wanted_repair(PatchSettings(known=known, choose="plain")) == "freeze"
+    assert wanted_repair(PatchSettings(fairness=True)) == "freeze"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""The cures of the last layer: class biases moved, and weights refitted on balanced groups.
+"""The cures of the last layer: class biases moved, and weights refitted.
+
+Weights are fitted to labels, every group with the same total weight. Where images were made by a
+trigger or an attack they are fitted to the model's own answers to clean images; see
+`repairs.refit`.
 
 The model is run once on all selection images, and what passes its last layer is kept. The rest is
 arithmetic: a choice without some images costs no forward pass. With two classes, a moved bias is a
@@ -14,9 +18,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from repairkit.core import errors, filters
+from repairkit.core import attacked, errors, filters
 from repairkit.core.outputs import OutputForm
-from repairkit.core.suite import Array, Indices
+from repairkit.core.suite import Annotations, Array, Indices
 from repairkit.data.parts import cells_of
 from repairkit.engine.proof import HeadReader, Tapped, changed_scores, check_head
 from repairkit.graph.baking import biased, changes_head, refitted
@@ -25,10 +29,10 @@ from repairkit.graph.protos import GraphIndex
 from repairkit.jobs.repair.cures.supplies import Supplies
 from repairkit.jobs.repair.objective import ChoosingCriterion
 from repairkit.jobs.setup.workbench import Bench
+from repairkit.repairs import refit
 from repairkit.repairs.biases import fit_shift
 from repairkit.repairs.crossfit import Bound, Criterion, Folds, assign_folds, gain_of_columns
 from repairkit.repairs.cure import Cure, Cured, Nothing, Story
-from repairkit.repairs.refit import PENALTIES, Directions, balanced_weights, refit_path
 
 N_FOLDS = 5
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -98,6 +102,53 @@ def find_class_head(bench: Bench) -> Head:
     return Head(index=index, layer=head, form=form, read=read, n_classes=bench.n_classes)
 
 
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Images that an attack or a trigger made, and the clean images that they were made from.
+
+    Attributes:
+        made: (n_images,), whether each was made.
+        twin_of: (n_images,), the place of the clean twin; its own for a clean image, -1 where it is
+            not among the images.
+        unwanted: (n_images,), the class that a made image is to be taken for by who made it; -1 for
+            clean images.
+    """
+
+    made: NDArray[np.bool_]
+    twin_of: NDArray[np.intp]
+    unwanted: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, about: Annotations) -> Pairs | None:
+        """Of images; None where none of them was made so."""
+        if not attacked.is_attacked(about):
+            return None
+        made = attacked.adversarial(about)
+        leading, place = attacked.leaders(about)
+        twin_of = leading[place]
+        target = about.attributes[attacked.TARGET].astype(np.int64)
+        # A target that is the right class is no wrong answer.
+        meant = made & (target != about.labels)
+        return cls(made, np.where(made[twin_of], -1, twin_of), np.where(meant, target, -1))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lesson:
+    """What a last layer is fitted to.
+
+    Attributes:
+        name: for reports.
+        wanted: see `refit.refit_path`, of all selection images.
+        weights: of the images at some positions, adding up to 1.
+        penalties: from strong to weak.
+    """
+
+    name: str
+    wanted: NDArray[np.int64] | NDArray[np.float64]
+    weights: Callable[[Indices], NDArray[np.float64]]
+    penalties: Sequence[float]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadChoice:
     """What cures of the last layer have in common.
@@ -111,6 +162,8 @@ class HeadChoice:
         twins: see `assign_folds`.
         seed: of the job.
         given_up: a class that is to be named no longer; -1 where none is.
+        pairs: which images were made from which; None where the objective is not about images
+            that an attack or a trigger made.
     """
 
     head: Head
@@ -121,6 +174,7 @@ class HeadChoice:
     twins: NDArray[np.intp] | None = None
     seed: int = 0
     given_up: int = -1
+    pairs: Pairs | None = None
 
     @classmethod
     def of(cls, bench: Bench, criterion: ChoosingCriterion, supplies: Supplies) -> HeadChoice:
@@ -139,6 +193,7 @@ class HeadChoice:
             twins=supplies.twins,
             seed=bench.settings.seed,
             given_up=criterion.given_up,
+            pairs=Pairs.of(about) if criterion.objective.is_of_attacks else None,
         )
 
     def folds(self, within: Indices) -> Folds:
@@ -260,11 +315,10 @@ class ClassBiases:
 
 @dataclass(frozen=True, eq=False)
 class LastLayer:
-    """See `cure.Cure`: a last layer refitted on group-balanced images; see `repairs.refit`."""
+    """See `cure.Cure`: a last layer refitted to what its `Lesson` says; see `repairs.refit`."""
 
     choice: HeadChoice
     name: str = "last-layer"
-    penalties: Sequence[float] = PENALTIES
 
     def __post_init__(self) -> None:
         if self.choice.head.layer.fixed_weight:
@@ -272,31 +326,32 @@ class LastLayer:
 
     def on(self, within: Indices) -> Cured | Nothing:
         """See `cure.Cure`."""
-        choice, head = self.choice, self.choice.head
+        choice, head, penalties = self.choice, self.choice.head, self.lesson.penalties
         features = head.read.features
         assert features is not None
-        directions = Directions.of(features[within], bias=head.layer.place is not None)
+        directions = refit.Directions.of(features[within], bias=head.layer.place is not None)
         place = np.full(len(choice.labels), -1)
         place[within] = np.arange(len(within))
         folds = choice.folds(within)
-        scores = np.repeat(head.read.scores[None], len(self.penalties), axis=0)
+        scores = np.repeat(head.read.scores[None], len(penalties), axis=0)
         for fold, rest in enumerate(folds.rest):
             members = np.flatnonzero(folds.fold_of == fold)
-            for number, fitted in enumerate(self._path(directions, rest, place)):
+            for number, fitted in enumerate(self._path(directions, rest, place, penalties)):
                 moved = directions.rows[place[members]] @ fitted
                 scores[number][members, head.columns] += moved
         best, after, figures = self._chosen(scores, folds, within)
         if best is None or choice.gain(after, folds).value <= 0:
             return Nothing("no refit gains anything on images that it was not fitted to")
-        *_, fitted = self._path(directions, within, place, self.penalties[: best + 1])
+        *_, fitted = self._path(directions, within, place, penalties[: best + 1])
         weight, shift = (self._spread(part) for part in directions.change(fitted))
 
         def change_of(share: float) -> filters.HeadChange:
             return refitted(head.index, head.layer, share * weight, share * shift)
 
         story = {
-            "penalty": self.penalties[best],
-            "figures": {f"{p:g}": f for p, f in zip(self.penalties, figures, strict=True)},
+            "fitted_to": self.lesson.name,
+            "penalty": penalties[best],
+            "figures": {f"{p:g}": f for p, f in zip(penalties, figures, strict=True)},
             "figure_before": choice.criterion.figure(choice.plain_columns, within),
         }
         return choice.cured(
@@ -308,22 +363,40 @@ class LastLayer:
             story=story,
         )
 
+    @cached_property
+    def lesson(self) -> Lesson:
+        """What the layer is fitted to."""
+        choice, pairs = self.choice, self.choice.pairs
+        if pairs is None:
+            groups = choice.labels if choice.groups is None else choice.groups
+            return Lesson(
+                name="labels",
+                wanted=choice.labels,
+                weights=lambda within: refit.balanced_weights(groups[within]),
+                penalties=refit.PENALTIES,
+            )
+        scores = choice.head.read.scores[:, choice.head.columns]
+        return Lesson(
+            name="own answers",
+            wanted=refit.own_answers(scores, choice.labels, pairs.twin_of, pairs.unwanted),
+            weights=lambda within: refit.shared_weights(pairs.made[within], refit.SHARE_OF_MADE),
+            penalties=refit.PENALTIES_OF_ANSWERS,
+        )
+
     def _path(
         self,
-        directions: Directions,
+        directions: refit.Directions,
         within: Indices,
         place: NDArray[np.intp],
-        penalties: Sequence[float] | None = None,
+        penalties: Sequence[float],
     ) -> Iterator[NDArray[np.float64]]:
         """Coefficients for each penalty, fitted on the images at some positions."""
-        labels = self.choice.labels[within]
-        groups = labels if self.choice.groups is None else self.choice.groups[within]
-        return refit_path(
+        return refit.refit_path(
             directions.rows[place[within]],
             self.choice.head.read.scores[within, self.choice.head.columns],
-            labels,
-            balanced_weights(groups),
-            self.penalties if penalties is None else penalties,
+            self.lesson.wanted[within],
+            self.lesson.weights(within),
+            penalties,
         )
 
     def _chosen(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from repairkit.core import errors, suite
 from repairkit.core.process.stages import stage
 from repairkit.core.process.text import listing
-from repairkit.data.annotations import columns_to_group, cross_groups
+from repairkit.data.annotations import HOW_NUMBERED, columns_to_group, cross_groups
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import NO_IMAGES, PartPlan
 from repairkit.formats import documents
@@ -35,8 +35,7 @@ from repairkit.jobs.setup.workbench import Bench, Settings, Subject
 
 _HASHED = 256
 _READ_AS = (
-    "label", "features", "class_names", "image_input", "output", "columns", "threshold",
-    "outputs_are",
+    "label", "features", "image_input", "output", "columns", "threshold", "outputs_are",
 )  # fmt: skip
 
 
@@ -98,6 +97,7 @@ def monitor(subject: Subject, settings: Settings, asked: MonitorSettings) -> Mon
         _check_later(dataset, promise)
         groups, about, notes = _grouped(dataset, settings, promise, known)
         bench = prepare(subject, ungrouped, dataset=replace(dataset, annotations=about))
+        _check_names(bench)
         figures = _figures(asked, promise, known, about if groups else None)
         document = _begun(bench, asked, promise, original, groups, figures)
         if known is not None:
@@ -192,6 +192,21 @@ def _check_later(dataset: Dataset, promise: Promise | None) -> None:
         )
 
 
+def _check_names(bench: Bench) -> None:
+    """Refuse names of classes that are numbered by sorting where some classes have no image.
+
+    Raises:
+        SettingsError: labels are such names.
+    """
+    names = bench.dataset.annotations.class_names
+    if bench.dataset.reading == HOW_NUMBERED and len(names) < bench.n_classes:
+        raise errors.SettingsError(
+            f"the images are of {len(names)} classes ({listing(names)}), the model has "
+            f"{bench.n_classes}, and nothing tells which is which; name all in the model's order "
+            "with --classes"
+        )
+
+
 def _grouped(
     dataset: Dataset,
     settings: Settings,
@@ -265,6 +280,8 @@ def _begun(
         "groups": groups,
         "read_as": {
             **{name: run_document.plain(getattr(settings, name)) for name in _READ_AS},
+            # As they were read: names that are numbered by sorting depend on the images.
+            "class_names": list(bench.dataset.annotations.class_names),
             "inputs": dict(settings.inputs),
             "preprocessing": run_document.plain(settings.preprocessing),
             "outputs": bench.form.kind,
@@ -302,9 +319,10 @@ def _check_same(
     ]
     for name, was, is_now in rows:
         if was != is_now:
+            hint = " (name all classes with --classes)" if name == "class_names" else ""
             raise errors.SettingsError(
-                f"{place}: {name} was {was}, and now it is {is_now}; what is watched is fixed "
-                f"before the first look: {begin}"
+                f"{place}: {name} was {was}, and now it is {is_now}{hint}; what is watched is "
+                f"fixed before the first look: {begin}"
             )
 
 

@@ -293,7 +293,7 @@ def _floor_of(name: str, figure: Mapping[str, Any]) -> PromisedFigure | str:
     )
     kind, counted = made.of
     if kind != ACCURACY and not (kind == RECALL and counted):
-        return f"{made.words} is not watched: it is no share of right answers"
+        return f"{made.words} is not watched: accuracy, that of groups and recalls of classes are"
     if low is None or not 0.0 < made.scaled < 1.0:
         return f"{made.words} is not watched: its interval has no lower end that could be broken"
     return made

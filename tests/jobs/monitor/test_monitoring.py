@@ -215,6 +215,36 @@ def test_settings_that_are_not_given_are_those_of_the_promise(
     }  # fmt: skip
 
 
+def test_names_of_classes_are_not_numbered_anew_where_a_look_lacks_one(
+    patched: Path, tmp_path: Path
+) -> None:
+    """By hand, without the patch file's names: `b` must not become class 0."""
+    names = np.array(["a", "b", "c"])
+    words: dict[str, Any] = {"floors": "accuracy=0.5", "state": tmp_path / "watch.json"}
+    looks = []
+    for seed in (0, 4):
+        held = dict(np.load(later(patched, tmp_path / "new.npz", 60, right=0.9, seed=seed)))
+        looks.append((held["x"], held["y"], names[held["y"]]))
+    x, y, named = looks[0]
+    assert len(set(y.tolist())) == 3
+    first = repairkit.monitor(patched, (x, named), **words)
+    right = run(onnx.load(patched), {"image": x})[0].argmax(1) == y
+    assert rows_of(first)["accuracy"]["value"] == pytest.approx(right.mean())
+    x, y, named = looks[1]
+    lacking = y > 0
+    for state in (words["state"], tmp_path / "fresh.json"):
+        with pytest.raises(SettingsError, match=r"nothing tells which is which.* --classes"):
+            repairkit.monitor(patched, (x[lacking], named[lacking]), **{**words, "state": state})
+    seen = repairkit.monitor(
+        patched, (x[lacking], named[lacking]), class_names=names.tolist(), **words
+    )
+    right = run(onnx.load(patched), {"image": x[lacking]})[0].argmax(1) == y[lacking]
+    assert seen.standings[0].by_look[1] == pytest.approx(right.mean())
+    assert "looks" in repr(seen)
+    assert len(seen.to_pandas()) == 1
+    assert "The promise surely held so far" in seen._repr_html_()
+
+
 def test_groups_that_are_missing_or_new_are_told(patched: Path, tmp_path: Path) -> None:
     data = later(patched, tmp_path / "new.npz", 40, right=0.9)
     held = dict(np.load(data))

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from repairkit.core.filters import Filter, FrozenFilter, HeadChange, Patch
 from repairkit.graph.baking import bake, head_changes, representable
@@ -185,6 +185,38 @@ def test_the_reason_is_named(bias: str, kernel: str, kind: str, words: str) -> N
     assert words in need.reason
     baked = bake(found, frozen(found, ["conv0"]))
     assert runtime_facts(found.index, baked.model, baked.edits).needs[0] == need
+
+
+def test_further_reasons_are_named() -> None:
+    def need(model: ModelProto) -> str:
+        return needs_of_sites(survey(model))["conv0"].reason
+
+    plain = network([("own", "plain")])
+    answers = ModelProto()
+    answers.CopyFrom(plain)
+    answers.graph.output.append(helper.make_tensor_value_info("w0", 1, [2, 2, 3, 3]))
+    assert "'w0' is an output of the model" in need(answers)
+    sparse = ModelProto()
+    sparse.CopyFrom(plain)
+    position = next(n for n, t in enumerate(sparse.graph.initializer) if t.name == "b0")
+    bias = numpy_helper.to_array(sparse.graph.initializer[position])
+    del sparse.graph.initializer[position]
+    held = helper.make_sparse_tensor(
+        numpy_helper.from_array(bias, "b0"), numpy_helper.from_array(np.arange(2)), [2]
+    )
+    sparse.graph.sparse_initializer.append(held)
+    assert "'b0' is sparse" in need(sparse)
+    outside = ModelProto()
+    outside.CopyFrom(plain)
+    tensor = next(t for t in outside.graph.initializer if t.name == "w0")
+    facts = {"location": "w.bin", "repairkit.folder": "/", "repairkit.sha256": "0" * 64}
+    found = survey(outside)
+    frozen_alone = found.layers["conv0"].freeze(frozen(found, ["conv0"]).frozen)
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in facts.items():
+        tensor.external_data.add(key=key, value=value)
+    (told,) = needs_of_changes(found.index, [c for c in frozen_alone if c.node == 0][:1])
+    assert "'w0' lies in a file of its own" in told.reason
 
 
 def test_trees_stand_in_a_node() -> None:

@@ -30,7 +30,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "demo": [["-o", "demo"]],
     "init": [[MODEL, "--data", DATA, "--yes", "-o", "begun"]],
     "list": [["metrics"], ["methods"], ["columns", "--data", DATA], ["sites", MODEL]],
-    "inspect": [[MODEL]],
+    "inspect": [[MODEL], [PATCH]],
     "diff": [[MODEL, PATCHED, "--data", DATA, "--html", "diff.html"]],
     "score": [
         [MODEL, *QUICK, "leave-one-out", "-o", "one", "--prometheus-file", "figures.prom"],

@@ -84,6 +84,7 @@ def repair(
         ],
         "evaluations": {"before": before, "after": after, "difference": moved},
         "verification": {"verified": True, "images": "64 calibration images"},
+        "runtime": runtime(frozen),
         "scoring": None,
         "patch": {"source": "s" * 64, "frozen": [[name, -0.25] for name in frozen]},
         "patch_digest": "a" * 64,
@@ -92,6 +93,26 @@ def repair(
         "result": {"path": "model.patched.onnx", "digest": "c" * 64},
         "interpretation": interpretation(frozen, groups, classes),
         **more,
+    }
+
+
+def runtime(frozen: Sequence[str]) -> dict[str, Any]:
+    """Of a patch that adds a bias to the layer of each frozen filter."""
+    names = [name.rpartition(":")[0] for name in frozen]
+    common = {"shape": [4], "type": "float32", "bytes": 16}
+    rows = [{"name": f"{n}/bias", "kind": "added", "changed": None, **common} for n in names]
+    rows.append({"name": "kernel", "kind": "initializer", "changed": 2, **common})
+    needs = [
+        {"kind": "bias", "tensor": f"{n}/bias", "reason": f"adds a tensor ({n!r}: no bias)"}
+        for n in names
+    ]
+    keys = ["COREML_CACHE_KEY"]
+    return {
+        "refit": not needs,
+        "bytes": 16 * len(rows),
+        "tensors": rows,
+        "needs": needs,
+        "cache_keys": keys,
     }
 
 

@@ -221,19 +221,21 @@ class _Freezing:
         Otherwise the kernel is scaled.
         """
         layer, kernel = self.layer, self.layer.kernel
-        gone, kept = np.zeros(kernel.shape, bool), np.zeros(kernel.shape)
+        gone, partly = np.zeros(kernel.shape, bool), self.gains.any()
+        kept = np.zeros(kernel.shape if partly else 0)  # as large as the kernel, in 64 bits
         for channel, gain in zip(self.channels.tolist(), self.gains.tolist(), strict=True):
             if gain and layer.nodes.norm is not None:
                 continue
             mask = layers.kernel_mask(layer.node, kernel.shape, channel)
             gone |= mask
-            kept[mask] = gain
+            if gain:
+                kept[mask] = gain
         if not gone.any():
             return []
         rest = layers.kernel_rest(layer.node, layer.constants)
         values = np.broadcast_to(rest, kernel.shape)[gone]
-        scaled = kept[gone] > 0
-        if scaled.any():
+        if partly:
+            scaled = kept[gone] > 0
             values = np.where(scaled, kept[gone] * kernel[gone].astype(np.float64), values)
         return [
             filters.TensorChange(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repairkit.core import errors, filters, results
 from repairkit.core.process.text import counted
@@ -17,6 +17,11 @@ from repairkit.formats.patch_file import RUNTIME, PatchFile, read_patch_file
 from repairkit.graph import metadata, new_weights
 from repairkit.graph.stored.model_files import ModelFile, read_model
 from repairkit.jobs.output.destination import Companions, is_file
+from repairkit.notebook import cells, frames, lines
+from repairkit.report import wording
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 ENDING = ".patch.json"
 _MOST_AXES = 64
@@ -54,7 +59,24 @@ class PatchInspected:
         needs = self.runtime.needs
         words = f"it {needs[0].reason}" if needs else "new weights are enough"
         n_frozen = counted(len(self.file.patch), "filter")
-        return f"PatchInspected: {self.path.name}, {n_frozen} frozen; {words}"
+        return lines.cut(f"PatchInspected: {lines.short(self.path)}, {n_frozen} frozen; {words}")
+
+    def _repr_html_(self) -> str:
+        """For a notebook: whether new weights are enough, and the changed tensors."""
+        document = self.to_json()
+        told = wording.runtime_in_words(document[RUNTIME])
+        caches = document["caches"]
+        told.append(wording.stale_in_words(caches["stale"], caches["current"]))
+        rows = [{**row, "shape": str(row["shape"])} for row in document[RUNTIME]["tensors"]]
+        return cells.cell(*map(cells.sentence, told), cells.table_of("Changed tensors", rows))
+
+    def to_pandas(self) -> DataFrame:
+        """A row for each changed tensor: its kind, shape, type, bytes, and numbers changed.
+
+        Raises:
+            SettingsError: pandas is not installed; it comes with `repairkit[pandas]`.
+        """
+        return frames.frame(self.to_json()[RUNTIME]["tensors"])
 
 
 def inspect_patch(path: Path) -> PatchInspected:

@@ -77,6 +77,15 @@ def test_a_patch_file_tells_names_sizes_and_digests(
     assert package.inspect_patch(path).to_json() == document
 
 
+def test_it_shows_itself_in_a_notebook(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    facts = package.inspect_patch(patched(tmp_path, models.no_bias(), "conv:0"))
+    assert "1 filter frozen; it adds a tensor" in repr(facts)
+    frame = facts.to_pandas()
+    assert list(frame["name"]) == ["w", "conv/bias"]
+    assert "compiled anew" in facts._repr_html_()
+
+
 def test_a_file_of_an_earlier_version_is_read_with_the_model_beside_it(tmp_path: Path) -> None:
     path = patched(tmp_path, models.normalised(), "conv:1")
     whole = package.inspect_patch(path).to_json()

@@ -242,6 +242,7 @@ def patch_document(patched: Patched) -> dict[str, Any]:
         "report": str(patched.report_file),
         "page": str(places.page),
         "model_card": str(places.card),
+        "change_record": str(places.change),
         "bill_of_materials": str(places.bill),
         "statement": str(places.statement),
         "verdict": patched.verdict,

@@ -55,7 +55,8 @@ def print_patched(
         printing.say(printing.plainly(sentence))
     for title in ("patched model", "patch file", "report", "page", "model card"):
         printing.say(f"{title:<13}  {document[title.replace(' ', '_')]}")
-    near = [Path(document[name]).name for name in ("bill_of_materials", "statement")]
+    records = ("change_record", "bill_of_materials", "statement")
+    near = [Path(document[name]).name for name in records]
     printing.say(f"{'beside it':<13}  {', '.join(near)}")
 
 

@@ -22,6 +22,7 @@ BESIDE = (
     "own.report.json",
     "own.report.html",
     "own.model-card.md",
+    "own.change.html",
     "own.cdx.json",
     "own.intoto.json",
 )
@@ -93,7 +94,7 @@ def test_the_patch_file_of_the_model_that_is_repaired_stays(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("failing", range(1, 8))
+@pytest.mark.parametrize("failing", range(1, 9))
 def test_a_full_disk_leaves_what_was_there(
     repairkit: Command,
     project: Project,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from repairkit.report.diff_page import render_diff
 from repairkit.report.page import render_overlay, render_patch, render_run
+from repairkit.report.records.change_record import render_change
 from tests import chromium
 from tests.chromium import CHROMIUM, CONTRAST, MISSING, Watched, violations
 from tests.jobs.diff.disguises import hostile_document
@@ -25,6 +27,8 @@ axe = pytest.importorskip(
 _LOOKS = [
     ("evil", "light", {}),
     pytest.param("run", "light", {}, marks=pytest.mark.slow),
+    ("change", "light", {}),
+    ("change", "dark", CONTRAST),
     ("evil", "dark", CONTRAST),
     pytest.param("run", "dark", CONTRAST, marks=pytest.mark.slow),
     pytest.param("curves", "light", {}, marks=pytest.mark.slow),
@@ -55,6 +59,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts = {
         "evil": render_patch(evil, PICTURES),
         "joint": render_patch(ODD["chosen jointly"], PICTURES),
+        "change": render_change(evil),
         "run": render_run(scoring(site=HOSTILE[0]), PICTURES),
         "curves": render_overlay(overlay(label=HOSTILE[0])),
         "diff": render_diff(hostile_document(folder)),
@@ -73,7 +78,7 @@ def test_contrast_names_and_landmarks_pass_axe(
         assert violations(axe, watched, rules) == []
 
 
-@pytest.mark.parametrize("name", ["evil", "joint", "run", "curves", "diff"])
+@pytest.mark.parametrize("name", ["evil", "joint", "change", "run", "curves", "diff"])
 def test_a_page_says_nothing_asks_for_nothing_and_draws_its_charts(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
@@ -82,7 +87,7 @@ def test_a_page_says_nothing_asks_for_nothing_and_draws_its_charts(
         assert watched.outside == []
         assert watched.asked[0] == pages[name].as_uri()
         drawn = watched.page.evaluate(_MEASURE_CHARTS)
-        assert drawn or name == "diff"  # which has tables alone
+        assert drawn or name in ("change", "diff")  # which have tables alone
         assert all(width > 200 and height > 100 and marks > 0 for width, height, marks in drawn)
 
 
@@ -127,7 +132,7 @@ def test_everything_can_be_reached_by_keyboard(
         assert page.evaluate("document.querySelector('main details').open")
 
 
-@pytest.mark.parametrize("name", ["evil", "run", "diff"])
+@pytest.mark.parametrize("name", ["evil", "change", "run", "diff"])
 def test_a_phone_needs_no_scrolling_sideways(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
@@ -135,7 +140,7 @@ def test_a_phone_needs_no_scrolling_sideways(
         assert watched.overhang <= 0
 
 
-@pytest.mark.parametrize("name", ["evil", "run", "diff"])
+@pytest.mark.parametrize("name", ["evil", "change", "run", "diff"])
 def test_a_printed_page_has_no_links_to_nowhere_and_dark_ink(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
@@ -144,3 +149,24 @@ def test_a_printed_page_has_no_links_to_nowhere_and_dark_ink(
         assert not watched.page.is_visible("nav")
         assert watched.page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
         assert watched.page.pdf(format="A4").startswith(b"%PDF")
+
+
+ON_ONE_SHEET = (
+    "plain",
+    "fairness",
+    "1,000 groups and classes",
+    "a thousand groups by column",
+    "2,000 filters frozen",
+    "regression",
+    "trees",
+    "chosen jointly",
+)
+
+
+@pytest.mark.parametrize("name", ON_ONE_SHEET)
+def test_a_change_record_is_one_printed_sheet(browser: Any, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "change.html"
+    path.write_text(render_change(ODD[name]), encoding="utf-8")
+    with Watched(browser, path) as watched:
+        sheet = watched.page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", sheet)) == 1

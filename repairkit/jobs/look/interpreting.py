@@ -25,6 +25,7 @@ from repairkit.jobs.setup.workbench import Bench
 from repairkit.report.charts import Picture
 from repairkit.report.model_card import marked_card
 from repairkit.report.page import render_patch
+from repairkit.report.records.change_record import render_change
 
 MOST_FILTERS = 24
 _IMAGES_SHOWN = 4
@@ -121,6 +122,7 @@ def repair_report(
         places.report: to_json(document),
         places.card: marked_card(document),
         places.page: render_patch(document, pictures),
+        places.change: render_change(document),
     }
 
 

@@ -50,6 +50,7 @@ class Companions:
     report: Path
     page: Path
     card: Path
+    change: Path
     bill: Path
     statement: Path
 
@@ -65,6 +66,7 @@ class Companions:
             report=beside(".report.json"),
             page=beside(".report.html"),
             card=beside(".model-card.md"),
+            change=beside(".change.html"),
             bill=beside(".cdx.json"),
             statement=beside(".intoto.json"),
         )
@@ -81,6 +83,7 @@ class Companions:
         check_replaced(self.patch_file, _kind("repairkit patch"), "patch file")
         check_replaced(self.report, _kind("repairkit report"), "report of repairkit's")
         check_replaced(self.page, _PAGE, "page of repairkit's")
+        check_replaced(self.change, _PAGE, "page of repairkit's")
         check_replaced(self.bill, bill.MARK, "bill of materials of repairkit's")
         check_replaced(self.statement, statement_file.MARK, "statement of repairkit's")
         if is_file(self.card) and not is_card_as_written(self.card):

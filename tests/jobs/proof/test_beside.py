@@ -30,6 +30,7 @@ TOLD = (
     "out.patch.json",
     "out.report.json",
     "out.report.html",
+    "out.change.html",
     "out.cdx.json",
 )
 
@@ -255,7 +256,8 @@ def test_the_command_line_says_it(repaired: Repaired, tmp_path: Path, repairkit:
     answer = repairkit("verify", *copy.pair, "--noise")
     assert answer.code == 0, answer.err
     told = " ".join(answer.out.split())
-    assert "out.intoto.json, out.patch.json, out.report.json, out.cdx.json as written" in told
+    named = "out.intoto.json, out.patch.json, out.report.json, out.change.html, out.cdx.json"
+    assert f"{named} as written" in told
     assert "out.model-card.md edited since" in told
     assert "out.report.html named by the statement and not there" in told
     (copy.folder / "out.report.json").write_text("{}")

@@ -43,7 +43,7 @@ lowest:
 	$(LOWEST)/tool/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(LOWEST)/tool/bin/uv venv --quiet --python $(PYTHON) $(LOWEST)/env
 	$(LOWEST)/tool/bin/uv pip install --quiet --python $(LOWEST)/env/bin/python \
-		--resolution lowest-direct '.[cpu,overlay,parquet,prometheus]'
+		--resolution lowest-direct '.[cpu,openvino,overlay,parquet,prometheus]'
 	cd $(LOWEST) && env -u PYTHONPATH env/bin/python ../tests/lowest/smoke.py
 
 check: setup

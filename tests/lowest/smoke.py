@@ -18,8 +18,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = (
-    "cmaes", "jinja2", "markupsafe", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "pillow",
-    "prometheus-client", "protobuf", "pyarrow", "rich", "safetensors", "torch", "typer",
+    "cmaes", "jinja2", "markupsafe", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "openvino",
+    "pillow", "prometheus-client", "protobuf", "pyarrow", "rich", "safetensors", "torch", "typer",
 )  # fmt: skip
 MODEL, DATA = "demo/model.onnx", "demo/digits.npz"
 PATCHED, PATCH = "demo/model.patched.onnx", "demo/model.patched.patch.json"
@@ -49,7 +49,10 @@ COMMANDS: dict[str, list[list[str]]] = {
     "means": [[MODEL, "--data", DATA, "-o", "means.json"]],
     "merge": [["half-a", "half-b", "-o", "merged"]],
     "patch": [[MODEL, "--data", DATA, "--scores", "one", "--level", "mean", "-o", "own.onnx"]],
-    "verify": [[MODEL, PATCHED, "--data", DATA]],
+    "verify": [
+        [MODEL, PATCHED, "--data", DATA],
+        [MODEL, PATCHED, "--patch", PATCH, "--quantised", PATCHED, "--runtime", "openvino"],
+    ],
     "overlay": [[MODEL, PATCH, "-o", "fix.safetensors"]],
     "monitor": [
         [PATCHED, "--data", "a.npz", "--original", MODEL, "--prometheus-file", "watch.prom"],

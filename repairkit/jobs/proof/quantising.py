@@ -38,6 +38,7 @@ from repairkit.metrics.catalogue import is_user_metric
 from repairkit.metrics.evaluation import difference, evaluate
 
 _FUSED = ("Relu", "Clip")
+_CODED = "_quantized"  # at the end of the name of a tensor's codes
 # Where a node that gives codes reads their scale; the zero point comes next.
 _SCALE_AT = {"QuantizeLinear": 1, "QLinearConv": 6, "QLinearMatMul": 6, "QLinearAdd": 6, "QGemm": 7}
 _ROUNDING = 1e-5  # of the constant, where a tensor holds floats
@@ -192,7 +193,7 @@ def find_counterpart(
     if first is None:
         return None
     last = first
-    while last + 1 < len(chain) and forms[last + 1] is None:
+    while last + 1 < len(chain) and not _is_applied(copy, chain[last + 1]):
         last += 1
     form = forms[first]
     assert form is not None
@@ -208,6 +209,15 @@ def _fused_behind(tensor: str, index: protos.GraphIndex) -> str | None:
     return str(node.output[0]) if node.op_type in _FUSED else None
 
 
+def _is_applied(index: protos.GraphIndex, name: str) -> bool:
+    """Whether a copy makes a tensor by an operator of its own, which codes did not take in.
+
+    Where they did, a tensor of that name may still be left: the numbers of the same codes.
+    """
+    makers = [index.producers[n] for n in (name, f"{name}{_CODED}") if n in index.producers]
+    return any(index.nodes[position].op_type in _FUSED for position in makers)
+
+
 def _form_in(index: protos.GraphIndex, name: str) -> Counterpart | None:
     """The form in which a copy has a tensor; its `expected` is the tensor's own name."""
     held = constants.Constants(index)
@@ -221,7 +231,7 @@ def _form_in(index: protos.GraphIndex, name: str) -> Counterpart | None:
                 if node.op_type == "DequantizeLinear" and step is not None and step.size == 1:
                     return Counterpart(name, str(node.output[0]), float(step.item()), None)
         return Counterpart(name, name, 0.0, None)
-    codes = f"{name}_quantized"
+    codes = f"{name}{_CODED}"
     if codes not in index.producers:
         return None
     node = index.nodes[index.producers[codes]]

@@ -36,7 +36,12 @@ def _quiet_quantiser(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def quantise(source: Path, out: Path, images: np.ndarray, way: str = "QDQ") -> Path:
-    """A copy as ONNX Runtime's own quantiser makes it."""
+    """A copy of a tiny model as ONNX Runtime's own quantiser makes it."""
+    return quantise_on(source, out, "image", [row[None] for row in images], way)
+
+
+def quantise_on(source: Path, out: Path, name: str, batches: list[np.ndarray], way: str) -> Path:
+    """The same of any model, with what its input of that name is fed with to calibrate."""
     from onnxruntime import quantization
 
     if way == "dynamic":
@@ -44,7 +49,7 @@ def quantise(source: Path, out: Path, images: np.ndarray, way: str = "QDQ") -> P
         return out
 
     class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
-        feeds: Iterator[dict[str, np.ndarray]] = iter([{"image": row[None]} for row in images])
+        feeds: Iterator[dict[str, np.ndarray]] = iter([{name: batch} for batch in batches])
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
@@ -128,6 +133,29 @@ def test_frozen_filters_are_constant_in_copies_of_every_form(
         assert (each.step == 0.0) == (way == "dynamic")
     assert found.gain is None
     assert found.no_gain
+
+
+@pytest.mark.parametrize("way", ["QOperator", "QDQ"])
+def test_a_relu_in_front_of_an_operator_on_floats_is_fused_too(way: str, tmp_path: Path) -> None:
+    """A normalisation behind it keeps its tensor: the numbers of the layer's own codes."""
+    model = models.own_bias()
+    statistics = {"scale": 1.5, "shift": 0.2, "mean": 0.1, "var": 0.7}
+    for name, value in statistics.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.full(4, value, np.float32), name))
+    place = next(k for k, node in enumerate(model.graph.node) if node.op_type == "Relu")
+    relu, pool = model.graph.node[place], model.graph.node[place + 1]
+    behind = [relu.output[0], *statistics]
+    node = onnx.helper.make_node("BatchNormalization", behind, ["normal"], "normal")
+    model.graph.node.insert(place + 1, node)
+    pool.input[0] = "normal"
+    onnx.save(model, tmp_path / "model.onnx")
+    done = repairkit.patch(
+        tmp_path / "model.onnx", remove=["conv:0"], level="bias", out=tmp_path / "patched.onnx"
+    )
+    copy = quantise(done.out, tmp_path / "copy.onnx", models.images(20), way)
+    found = repairkit.verify(tmp_path / "model.onnx", done.out, quantised=copy).quantised
+    assert found is not None
+    assert found.filters[0].offset <= found.filters[0].step
 
 
 def test_a_copy_of_the_original_has_no_frozen_filters(repaired: Repaired, tmp_path: Path) -> None:

@@ -253,14 +253,19 @@ def _star_is_due(run: AutoRun, spent: float) -> bool:
     """Whether stars have had less than their share of what the regression `spent`.
 
     The share is a tenth at first, for a trial. Then it is as much again where a unit of
-    precision costs less by stars, and nothing otherwise.
+    precision costs less by stars, and nothing otherwise. It stays a tenth while the regression has
+    rows behind the collapse on trial, which need rows to come to an end, and while there are more
+    contenders than a star takes: only rows tell which of them are nearest to the boundary.
     """
     if not run.contenders.any():
         return False
+    crowded = run.contenders.sum() >= run.settings.most_contenders
     known = run.contenders & (run.moments.counts >= _KNOWN_AFTER)
     share = _TRIAL
     if known.sum() >= 0.5 * run.contenders.sum():
-        share = 1.0 if _star_price(run, known) < run.regression_price else 0.0
+        cheaper = _star_price(run, known) < run.regression_price
+        most = _TRIAL if crowded or run.regression.beyond.on_trial else 1.0
+        share = most if cheaper else 0.0
     return bool(run.costs[1] < share * spent)
 
 

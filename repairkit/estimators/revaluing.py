@@ -248,6 +248,8 @@ class _Stars:
         """What all stars say; one that the end of the run cut off says nothing."""
         if self.n_begun <= self.run.n_stars:
             self._settle()
+        if not np.array_equal(self.moments.counts, self.run.moments.counts):
+            raise foreign_rows()
         return self.moments
 
 

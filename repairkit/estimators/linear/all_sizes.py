@@ -3,7 +3,7 @@
 Let s_j of a player be the mean of V with it less that without, among coalitions that lack j of n
 players. Its Shapley value is (V(all) - V(none)) / n and beside it the sum of all s_j / n. Rows up
 to the collapse J tell of the sizes up to J alone. So some rows are drawn behind J, on trial. If
-their effects rank players otherwise than those up to J do, beyond what noise explains, values are
+their effects go with those up to J, or differ from them by more than noise explains, values are
 pooled from classes of sizes: each class has a sum over its sizes with a known error, and how the
 true sums vary and go together is learnt from all players (empirical Bayes). If not, values are
 those of the sizes up to J.
@@ -28,9 +28,10 @@ Floats = NDArray[np.float64]
 _CLASSES = 4
 _FIRST_LOOK = 8  # rows to a player
 _GROWTH = 1.25
-_ON_TRIAL, _RESTING, _POOLED = 1 / 8, 1 / 128, 1 / 16
-_LEAST_TRIED, _TRIED = 1, 3  # rows behind the collapse to a player
-_SURE, _DOUBTFUL = 3.5, 1.0  # standard errors
+_ON_TRIAL, _RESTING, _POOLED = 1 / 8, 1 / 256, 1 / 6
+_LEAST_TRIED, _TRIED = 1, 1.5  # rows behind the collapse to a player
+_TRIED_IN_ALL = 256  # and at least so many in all
+_SURE, _DOUBTFUL = 3.5, 2.5  # standard errors
 _SCALES = (0.01, 0.1, 1.0, 10.0)
 _STEPS = 60
 _TINY = 1e-12
@@ -48,6 +49,11 @@ class Beyond:
     share: float = 0.0
     look_at: int = 0
     pooled: bool = False
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether rows behind the collapse are yet to tell what they are worth."""
+        return self.look_at > 0 and self.share != _RESTING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +178,10 @@ def look(known: RowsKnown) -> Beyond:
     """The share anew, from all rows so far.
 
     No row is drawn behind the collapse before there are eight rows to a player, and then one of
-    eight, on trial. Where effects there are surely not what noise and the effects up to the
-    collapse make, values are pooled from then on, and one row of 16 is drawn there: more would tell
-    more of the highest, and take rows from all others. Where nothing is seen after three such rows
-    to a player, one row of 128 goes on, so that a long run may find what a short one cannot.
+    eight, on trial. Where effects there surely go with those up to the collapse, or surely are not
+    what noise and these make, values are pooled from then on, and one row of six is drawn there.
+    Where nothing is seen after a row and a half to a player, and after 256 rows, one row of 256
+    goes on, so that a long run may find what a short one cannot.
     """
     n = known.facts.n_players
     following = int(np.ceil(_GROWTH * len(known.rows)))
@@ -183,11 +189,23 @@ def look(known: RowsKnown) -> Beyond:
     n_rows = len(behind.rows)
     if n_rows < max(_LEAST_TRIED * n, LEAST_ROWS):
         return Beyond(_ON_TRIAL, following)
-    seen = unlike(known.up_to_collapse().first_alone(), behind.first_alone())
+    before, after = known.up_to_collapse().first_alone(), behind.first_alone()
+    seen = max(alike(before, after), unlike(before, after))
     if seen >= _SURE and behind.fill_classes():
         return Beyond(_POOLED, 0, pooled=True)
-    resting = n_rows >= _TRIED * n and seen < _DOUBTFUL
+    resting = n_rows >= max(_TRIED * n, _TRIED_IN_ALL) and seen < _DOUBTFUL
     return Beyond(_RESTING if resting else _ON_TRIAL, following)
+
+
+def alike(some: tuple[Floats, Floats], others: tuple[Floats, Floats]) -> float:
+    """How surely other effects go with some, in standard errors of their slope.
+
+    A slope adds up what all players show, and is seen with far fewer rows than a spread. Arguments
+    are those of `unlike`.
+    """
+    (effects, _), (rest, rest_errors) = some, others
+    error = float(np.sqrt((effects**2 * rest_errors**2).sum()))
+    return float((effects * rest).sum()) / error if 0 < error < np.inf else 0.0
 
 
 def unlike(some: tuple[Floats, Floats], others: tuple[Floats, Floats]) -> float:

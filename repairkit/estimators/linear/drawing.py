@@ -24,7 +24,7 @@ Law = Literal["pooled", "balanced", "falling", "shapley", "even"]
 
 `balanced`: all sizes up to the collapse as often, and rows weighted back so that each size counts
 the same; values are those of Shapley without the sizes beyond the collapse. `pooled`: the same, and
-some rows beyond it on trial; where these tell anything, values are sums over all sizes (see
+some rows beyond it on trial; where these tell of players, values are sums over all sizes (see
 `all_sizes`). `falling`, with probability 1/sqrt(j), and `even`: both without weights, so that sizes
 count by j (n - j) too. `shapley`: with Shapley's own weights up to all players, unbiased and, for
 many players, noisier.

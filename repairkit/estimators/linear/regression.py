@@ -48,8 +48,9 @@ class Regression:
     Attributes:
         sizes: how often to remove j players, see `drawing.Law`. If None, `shapley` up to
             `FEW_PLAYERS` players, since too much of their values lies beyond the collapse, and
-            `balanced` for more. If the pilot finds V below V(none), it is `shapley` for these too,
-            since the sizes beyond the collapse then cannot be left out.
+            `pooled` for more (`balanced` with `most_removed`, or errors over images). If the pilot
+            finds V below V(none), it is `shapley` for these too, since the sizes beyond the
+            collapse then cannot be left out.
         lost: the share of V(all) - V(none), of the guard metric, that is lost at the largest size.
         most_removed: the largest size as a share of the players, in place of the pilot; with
             `shapley` all sizes are drawn and neither counts.
@@ -112,8 +113,10 @@ class Regression:
     def _law(self, n_players: int) -> drawing.Law:
         if self.sizes is not None:
             return self.sizes
-        few = n_players <= FEW_PLAYERS and self.most_removed is None
-        return "shapley" if few else "balanced"
+        if self.most_removed is None and n_players <= FEW_PLAYERS:
+            return "shapley"
+        apart = self.most_removed is not None or self.errors_over == "images"
+        return "balanced" if apart else "pooled"
 
 
 @dataclass(kw_only=True, eq=False)

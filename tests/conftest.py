@@ -40,6 +40,7 @@ LONG = (
     "jobs/export",
     "jobs/owners",
     "jobs/proof/test_outside.py",
+    "jobs/proof/test_provenance_guide.py",
     "jobs/proof/test_quantising_on_zoo.py",
     "jobs/proof/test_runtimes_on_zoo.py",
     "jobs/repair/aims/test_ways_to_mark.py",

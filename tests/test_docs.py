@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 GUIDE = DOCS / "guide"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # Options of other programs, which the pages show too.
-FOREIGN = {"--head", "--index-url"}
+FOREIGN = {"--head", "--index-url", "--private", "--public", "--signature"}
 # Pages that are made when the site is built; `tests/site` follows links to them.
 MADE = "reference/"
 

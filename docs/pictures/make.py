@@ -1,4 +1,4 @@
-"""Make the pictures of README, atlas and slices anew from the packaged sample, in Chromium.
+"""Make the pictures of README, atlas, slices and change record anew from the sample, in Chromium.
 
     .venv/bin/python docs/pictures/make.py [REPORT.html]
 
@@ -24,6 +24,7 @@ CARD = 2  # of the cards of the atlas
 METRICS = ("accuracy", "recall:*", "group_accuracy:*")
 CULPRIT = 4  # of the frozen filters on the page
 WIDTH, HEIGHT = 960, 820  # of the window, in points of the page
+SHEET = 690, 1000  # what the margins leave of a sheet of A4
 PADDING = 16
 COLOURS = 64
 
@@ -60,6 +61,14 @@ def find_groups(folder: Path) -> Path:
     return folder / "digits" / "found.report.html"
 
 
+def shoot_change(page: Page) -> None:
+    """The whole change record, as it is printed."""
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": SHEET[0], "height": SHEET[1]})
+    page.evaluate(f"document.body.style.padding = '{PADDING}px'")
+    save(page.screenshot(full_page=True), "change.png", colours=16)
+
+
 def shoot_slices(page: Page) -> None:
     """The slices of errors, with their images."""
     save(page.locator("section:has(#slices)").screenshot(), "slices.png")
@@ -80,10 +89,10 @@ def shoot_atlas(page: Page) -> None:
     save(page.locator("section:has(#shared) .beside").screenshot(), "shared.png")
 
 
-def save(picture: bytes, name: str) -> None:
+def save(picture: bytes, name: str, colours: int = COLOURS) -> None:
     """Write a picture with few colours, which keeps the repository small."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    few = image.quantize(COLOURS, dither=Image.Dither.NONE)
+    few = image.quantize(colours, dither=Image.Dither.NONE)
     few.save(FOLDER / name, optimize=True)
 
 
@@ -124,6 +133,10 @@ def main() -> None:
         page.goto(report.resolve().as_uri())
         shoot(page)
         if not sys.argv[1:]:
+            page.goto(report.with_name("model.patched.change.html").resolve().as_uri())
+            shoot_change(page)
+            page.emulate_media(media="screen")
+            page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
             page.goto(draw_atlas(Path(place)).resolve().as_uri())
             shoot_atlas(page)
             page.goto(find_groups(Path(place)).resolve().as_uri())

@@ -151,7 +151,7 @@ def test_a_changed_last_layer_and_trees_are_told_in_their_words() -> None:
     patch = {"source": "s", "frozen": [], "head": head}
     found = text_of(record(repair(patch=patch)))
     assert "added to the model's score of each class" in found
-    assert "switched off" not in found
+    assert "set to a constant" not in found
     trees = text_of(record(ODD["trees"] | {"unit": "tree"}))
     assert "1 decision trees" in trees or "1 decision tree" in trees
     assert "filter" not in trees

@@ -324,12 +324,12 @@ def _limits(document: Document) -> Iterator[str]:
     if any(row.get("small") for table in tables for row in table["rows"]):
         yield "Some groups have few images. Their figures are hints and no findings."
     if document["patch"]["frozen"]:
-        yield "What is switched off stays off for every image, also where it was of use."
+        yield "What is set to a constant stays so for every image, also where it was of use."
     yield from _limits_of_aims(document)
     unstable = len(selection.get("unstable") or [])
     if unstable:
         yield (
-            f"When the choice was repeated with fewer images, {unstable:,} of the switched parts "
+            f"When the choice was repeated with fewer images, {unstable:,} of these parts "
             f"{'was' if unstable == 1 else 'were'} chosen less than half of the time."
         )
     yield "The figures hold for images like those that were measured, and say nothing of others."

@@ -18,8 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = (
-    "cmaes", "jinja2", "markupsafe", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "openvino",
-    "pillow", "prometheus-client", "protobuf", "pyarrow", "rich", "safetensors", "torch", "typer",
+    "cmaes", "jinja2", "markupsafe", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime",
+    "openvino", "pillow", "prometheus-client", "protobuf", "pyarrow", "rich",
+    "safetensors", "torch", "typer",
 )  # fmt: skip
 MODEL, DATA = "demo/model.onnx", "demo/digits.npz"
 PATCHED, PATCH = "demo/model.patched.onnx", "demo/model.patched.patch.json"

@@ -13,12 +13,15 @@ named as in onnxruntime.ai, "TensorRT Execution Provider" and "CoreML Execution 
 """
 
 import json
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any, ClassVar, cast
 
 from onnx import ModelProto
 
@@ -28,7 +31,24 @@ from repairkit.engine import ort
 from repairkit.engine.runtimes import foreign
 
 _FAILURES = (RuntimeError, TypeError, ValueError, KeyError)
+_TELEMETRY = "openvino_telemetry"
 _PRECISION = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+
+
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Hide the package by which OpenVINO, when it is imported, sends that it is used.
+
+    OpenVINO goes without it where it is missing. If it was imported before, nothing is changed.
+    """
+    if _TELEMETRY in sys.modules:
+        yield
+        return
+    sys.modules[_TELEMETRY] = cast("ModuleType", None)  # so that importing it fails
+    try:
+        yield
+    finally:
+        del sys.modules[_TELEMETRY]
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,8 @@ class OpenVino:
     def run(self, model: ModelProto, feeds: Sequence[foreign.Feeds]) -> foreign.Answered:
         """See `ForeignRuntime.run`."""
         try:
-            import openvino
+            with _no_telemetry():
+                import openvino
         except ImportError as error:
             raise errors.DeviceError(
                 "OpenVINO is not installed, or cannot be imported; install it with `pip install "

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +126,31 @@ def test_openvino_gives_what_onnx_runtime_gives() -> None:
     with pytest.raises(ModelError, match="OpenVINO cannot load the model") as told:
         in_python.OpenVino().run(broken, [{"image": images}])
     assert "\n" not in str(told.value)
+
+
+def test_openvino_tells_nobody_that_it_is_used(tmp_path: Path) -> None:
+    """Its telemetry keeps an identity in the home folder before it sends anything."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    code = """
+from repairkit.engine.runtimes.in_python import OpenVino
+from tests import models
+OpenVino().run(models.own_bias(), [{"image": models.images(1)}])
+import sys
+print(any(name.startswith("openvino_telemetry") for name in sys.modules))
+"""
+    root = Path(__file__).parents[3]
+    path = os.pathsep.join([str(root), str(root / "adapters")])
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "PYTHONPATH": path, "CI": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **home},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"
+    assert list(tmp_path.iterdir()) == []
 
 
 # TensorRT and Core ML: the same code runs with the CPU's provider.

@@ -178,7 +178,7 @@ def stale_in_words(stale: list[str], current: str) -> str:
     """
     known = listing([f"sha256 {digest[:12]}" for digest in stale])
     return (
-        f"Stale is all that was compiled from the model before ({known}): ORT-format and optimised "
+        f"All that was compiled from the model before ({known}) is stale: ORT-format and optimised "
         "files, EPContext models, TensorRT engines, OpenVINO blobs, Core ML caches. Refit it where "
         f"new weights are enough, or make it anew from the patched model (sha256 {current[:12]})."
     )

@@ -138,6 +138,7 @@ def test_without_any_filter_that_is_left_the_reason_is_told(
     answer = repairkit("patch", tmp_path / "model.onnx", *words)
     assert answer.code == 1
     assert "--refit-safe leaves no filter to freeze" in answer.err
+    assert "--repair last-layer" in answer.err
     assert "'conv/bias'" in answer.err
 
 
@@ -150,6 +151,10 @@ def test_the_last_layer_is_changed_by_new_weights_or_not_at_all(
     assert made["runtime"]["refit"] is True
     assert [row["name"] for row in made["runtime"]["tensors"]] == ["head"]
     assert only_numbers_differ(onnx.load(model), onnx.load(made["patched_model"]))
+    biases = ("--data", data, "--repair", "bias", "--objective", "accuracy")
+    plain, safe = (repairkit("patch", model, *biases, *more) for more in ([], ["--refit-safe"]))
+    assert plain.code == safe.code == 1
+    assert plain.err.splitlines()[-1] == safe.err.splitlines()[-1]
     shared = onnx.load(model)
     shared.graph.node.append(helper.make_node("Identity", ["head"], ["again"], "reads_it_too"))
     shared.graph.output.append(helper.make_tensor_value_info("again", TensorProto.FLOAT, [6, 2]))

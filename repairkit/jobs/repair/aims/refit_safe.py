@@ -13,7 +13,7 @@ from repairkit.core.suite import Indices
 from repairkit.graph.baking import head_changes
 from repairkit.graph.kinds.class_head import find_head
 from repairkit.graph.new_weights import Need, facts_of, needs_of_changes, needs_of_sites
-from repairkit.jobs.repair.repair_settings import FREEZE, PatchSettings
+from repairkit.jobs.repair.repair_settings import FREEZE, PatchSettings, wanted_repair
 from repairkit.jobs.setup.workbench import Bench
 
 _OPTION, _MOST_NAMED = "--refit-safe", 6
@@ -32,12 +32,13 @@ def narrowed(bench: Bench, asked: PatchSettings) -> Bench:
     left = tuple(site for site in bench.roster.sites if site.name not in needs)
     if left:
         return replace(bench, working=replace(bench.working, roster=filters.Roster(left)))
-    if asked.repair in get_args(filters.HeadKind):
+    if wanted_repair(asked) in get_args(filters.HeadKind):
         return bench
     first = bench.roster.sites[0].name
     raise errors.SettingsError(
         f"{_OPTION} leaves no filter to freeze: each needs more than new weights; freezing one of "
-        f"{first!r} {needs[first].reason}; {_REMEDY}"
+        f"{first!r} {needs[first].reason}; {_REMEDY}, or let the last layer alone change (--repair "
+        "last-layer)"
     )
 
 
@@ -74,6 +75,8 @@ def check_cure(bench: Bench, asked: PatchSettings, name: str) -> None:
         return
     index = bench.original.index
     head = find_head(index, bench.subject.output)
+    if name == "bias" and head.place is None:
+        return  # the cure itself says why there are no class biases
     bias = None if head.place is None else head.biases + 1
     change = filters.HeadChange("last-layer", head.name, bias, head.weight + 1)
     if name == "bias":

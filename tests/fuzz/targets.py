@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from tests.fuzz import corpus
 from tests.fuzz.mutations import spoil_bytes, spoil_json, spoil_model, spoil_text
@@ -81,19 +84,12 @@ def patched_model(folder: Path, rng: random.Random) -> Arguments:
 
 def patch_file(folder: Path, rng: random.Random) -> Arguments:
     """A patch file with odd values, half of them sealed anew, applied or undone."""
-    from repairkit.formats.patch_file import claim_digest
-
     original, patched, text = _patched()
     (folder / "model.onnx").write_bytes(original)
     (folder / "patched.onnx").write_bytes(patched)
     spoilt = rng.choice((spoil_json, spoil_json, spoil_text, spoil_bytes))(text, rng)
     if rng.random() < 0.7:
-        try:
-            document = json.loads(spoilt)
-            document.pop("seal", None)
-            spoilt = json.dumps({**document, "seal": claim_digest(document)}).encode()
-        except (ValueError, AttributeError, TypeError, RecursionError):
-            pass
+        spoilt = _sealed(spoilt)
     (folder / "odd.patch.json").write_bytes(spoilt)
     patch = str(folder / "odd.patch.json")
     out = ["-o", str(folder / "out.onnx")]
@@ -105,6 +101,55 @@ def patch_file(folder: Path, rng: random.Random) -> Arguments:
             ["revert", other, patch, *out],
         )
     )
+
+
+def _sealed(spoilt: bytes) -> bytes:
+    """A JSON document sealed anew, so that more than its seal is read; else as it is."""
+    from repairkit.formats.patch_file import claim_digest
+
+    try:
+        document = json.loads(spoilt)
+        document.pop("seal", None)
+        return json.dumps({**document, "seal": claim_digest(document)}).encode()
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return spoilt
+
+
+def monitored(folder: Path, rng: random.Random) -> Arguments:
+    """A state of `monitor`, or the report of the patch file, with odd values, mostly sealed."""
+    _, patched, text = _patched()
+    (folder / "out.onnx").write_bytes(patched)
+    with np.load(io.BytesIO(corpus.archive())) as held:  # in another order they are other data
+        np.savez(folder / "new.npz", **{name: held[name][::-1] for name in held.files})
+    files = {"out.patch.json": text, "out.monitor.json": _state()}
+    floor = ["--floor", "accuracy=0.5"]
+    wanted = rng.choice(sorted(files))
+    spoil = rng.choice((spoil_json, spoil_json, spoil_text, spoil_bytes))
+    spoilt = spoil(files[wanted], rng)
+    files[wanted] = _sealed(spoilt) if rng.random() < 0.8 else spoilt
+    if wanted == "out.patch.json" and rng.random() < 0.7:
+        floor = []
+        del files["out.monitor.json"]
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return ["monitor", str(folder / "out.onnx"), "--data", str(folder / "new.npz"), *floor]
+
+
+@cache
+def _state() -> bytes:
+    import tempfile
+
+    from repairkit import api
+
+    _, patched, text = _patched()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "out.onnx").write_bytes(patched)
+        (folder / "out.patch.json").write_bytes(text)
+        with np.load(io.BytesIO(corpus.archive())) as held:
+            np.savez(folder / "new.npz", **{name: held[name][::-1] for name in held.files})
+        api.monitor(folder / "out.onnx", folder / "new.npz", floors="accuracy=0.5")
+        return (folder / "out.monitor.json").read_bytes()
 
 
 def project(folder: Path, rng: random.Random) -> Arguments:
@@ -203,6 +248,7 @@ TARGETS: dict[str, Target] = {
         model_patched,
         patched_model,
         patch_file,
+        monitored,
         project,
         archive,
         manifest,

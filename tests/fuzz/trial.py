@@ -10,13 +10,10 @@ import random
 import resource
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-import typer
-
-from repairkit.cli import stage_display
+from repairkit.cli import run, stage_display
 from tests.fuzz.targets import TARGETS
 
 MEMORY_BYTES = 2 << 30
@@ -28,15 +25,6 @@ def limit_memory() -> None:
     """Let this process have `MEMORY_BYTES` of memory of its own; more is refused to it."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-@cache
-def _command() -> Callable[[list[str]], int]:
-    """The command line, whose options typer would else read anew for each input."""
-    from repairkit import cli
-
-    cli.app = typer.main.get_command(cli.app)  # type: ignore[assignment]
-    return cli.run
 
 
 def attempt(target: str, seed: int) -> str | None:
@@ -52,7 +40,7 @@ def attempt_drawn(target: str, rng: random.Random) -> str | None:
         out, err = io.StringIO(), io.StringIO()
         with _errors_of_libraries() as noise, _inside(folder), _without_progress():
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = _command()(arguments)
+                code = run(arguments)
             said = noise()
         return _fault(code, out.getvalue(), err.getvalue(), said)
 

@@ -165,6 +165,12 @@ def read_monitor(path: Path) -> MonitorDocument:
 
 def _fault(document: dict[str, Any]) -> str:
     """What of a document of the right form cannot be; empty where nothing is wrong."""
+    # What may be null may not be missing.
+    records = [(document, MonitorDocument), *((row, WatchedFigure) for row in document["figures"])]
+    for record, kind in records:
+        missing = kind.__annotations__.keys() - record.keys()
+        if missing:
+            return f"{min(missing)} is missing"
     figures = [each["figure"] for each in document["figures"]]
     if not figures or len(set(figures)) < len(figures) or not 0.5 <= document["confidence"] < 1:
         return "it watches nothing, or a figure twice, or at no confidence"

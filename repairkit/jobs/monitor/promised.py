@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from repairkit.core import errors, suite
 from repairkit.core.process.text import did_you_mean, listing
 from repairkit.data.annotations import CROSS, HOW_NUMBERED
 from repairkit.data.preprocessing import Preprocessing
-from repairkit.formats import patch_file
+from repairkit.formats import documents, patch_file
 from repairkit.formats.looks.monitor_file import GAIN, WatchedFigure
 from repairkit.jobs.setup.workbench import Settings
 
@@ -27,6 +27,65 @@ _OF = ":"
 _SAME = {"clean_accuracy": ACCURACY}
 _BY_GROUP = (WORST, "group_accuracy")
 _FLOOR = re.compile(r"\s*(?P<figure>\S.*?)\s*>?=\s*(?P<floor>[-+.\deE]+)\s*\Z")
+
+
+class _Confirmed(TypedDict):
+    """A figure as the report has it; null where it is not defined."""
+
+    value: float | None
+    ci_low: float | None
+
+
+class _After(TypedDict):
+    metrics: dict[str, _Confirmed]
+    groups: dict[str, _Confirmed]
+
+
+class _Evaluations(TypedDict):
+    after: _After
+    difference: dict[str, _Confirmed]
+
+
+class _ReadAs(TypedDict):
+    class_names: NotRequired[list[str]]
+    image_input: NotRequired[str | None]
+    inputs: NotRequired[dict[str, str]]
+    columns: NotRequired[list[int] | None]
+    threshold: NotRequired[float | None]
+    outputs_are: NotRequired[str | None]
+    preprocessing: NotRequired[dict[str, Any]]
+
+
+class _Scoring(TypedDict):
+    settings: NotRequired[_ReadAs]
+
+
+class _Read(TypedDict):
+    labels: NotRequired[str]
+    classes: NotRequired[dict[str, Any]]
+
+
+class _Data(TypedDict):
+    digest: str | None
+
+
+class _Column(TypedDict):
+    name: str
+
+
+class _Fairness(TypedDict):
+    columns: list[_Column]
+
+
+class _Report(TypedDict):
+    """What is read of the report in a patch file."""
+
+    evaluations: NotRequired[_Evaluations]
+    choice: NotRequired[_ReadAs]
+    scoring: NotRequired[_Scoring | None]
+    read: NotRequired[_Read]
+    data: NotRequired[_Data]
+    fairness: NotRequired[_Fairness | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +296,7 @@ def read_promise(path: Path, model_digest: str, *, with_gains: bool) -> Promise:
 
     Raises:
         VerificationError: the patch file was altered, or is of another model.
-        RunFolderError: it is no patch file.
+        RunFolderError: it is no patch file, or its report is broken.
     """
     file = patch_file.read_patch_file(path)
     if file.result_digest != model_digest:
@@ -246,6 +305,9 @@ def read_promise(path: Path, model_digest: str, *, with_gains: bool) -> Promise:
             f"this model has {model_digest[:16]}); name the right one with --promise"
         )
     story = file.story
+    fault = documents.fault_of(story, _Report)
+    if fault:
+        raise errors.RunFolderError(f"{path}: its report is broken ({fault}); name a floor instead")
     evaluations = story.get("evaluations") or {}
     floors, notes = [], []
     for gain, block in ((False, evaluations.get("after")), (True, evaluations.get("difference"))):

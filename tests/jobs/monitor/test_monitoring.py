@@ -348,6 +348,11 @@ def test_a_state_of_another_model_and_a_spoiled_one_are_refused(
         {"looks": [{**look, "images": look["images"][4:]}]},
         {"looks": [{**look, "outcomes": {**look["outcomes"], "accuracy": "1"}}]},
         {"figures": []},
+        {
+            "figures": [
+                {k: v for k, v in row.items() if k != "stated"} for row in document["figures"]
+            ]
+        },
         {"confidence": 0.2},
     ):
         seen.state.write_text(monitor_text({**document, **change}))

@@ -69,12 +69,12 @@ class _Data(TypedDict):
     digest: str | None
 
 
-class _Column(TypedDict):
+class _GroupedBy(TypedDict):
     name: str
 
 
 class _Fairness(TypedDict):
-    columns: list[_Column]
+    columns: list[_GroupedBy]
 
 
 class _Report(TypedDict):

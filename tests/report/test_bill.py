@@ -133,7 +133,7 @@ def test_without_figures_nothing_is_said_of_better_or_worse() -> None:
     assert "No metric was computed" in model["description"]
 
 
-@pytest.mark.parametrize("name", [name for name in ODD if "thousand" not in name])
+@pytest.mark.parametrize("name", sorted(ODD.keys() - {"a thousand groups by column"}))
 def test_odd_repairs_have_bills(name: str) -> None:
     assert bill(ODD[name])["metadata"]["component"]["name"] == "model.patched.onnx"
 

@@ -82,7 +82,7 @@ def write_repair(
             drafts,
             made,
             out,
-            source=source,
+            source=before,
             file=file,
             patch_file={name: drafts.digests()[places.patch_file]},
             beside=[*(path for path in texts if path != places.card), places.bill],
@@ -94,7 +94,7 @@ def add_statement(
     made: Digests,
     out: Path,
     *,
-    source: model_files.ModelFile,
+    source: Digests,
     file: PatchFile,
     patch_file: Mapping[str, str],
     beside: Sequence[Path] = (),
@@ -108,7 +108,7 @@ def add_statement(
         drafts: what is written together.
         made: the files of the patched model, or the overlay.
         out: the first of them.
-        source: the model that was patched.
+        source: the files of the model that was patched.
         file: the patch.
         patch_file: the name and the SHA-256 of its file.
         beside: drafts that tell of the patch.
@@ -121,10 +121,10 @@ def add_statement(
         way="overlay" if _is_overlay(out) else "apply",
         version=version("repairkit"),
         made=made,
-        source=model_files.files_of(source.path),
+        source=source,
         patch_file=patch_file,
         beside={path.name: drafted[path] for path in beside},
-        source_digest=source.digest,
+        source_digest=file.source_digest,
         result_digest=file.result_digest,
         claim={**file.claim(), "digest": file.digest},
     )
@@ -195,7 +195,7 @@ def _bill(original: model_files.ModelFile, made: model_files.ModelFile) -> dict[
     claims = metadata.read_claims(made.model)
     is_source = bool(claims) and claims[-1]["source"] == original.digest
     for model, digest in zip([made, original][: 1 + is_source], digests, strict=False):
-        now = next(iter(model_files.files_of(model.path).values()))
+        now = model_files.digest_of_file(model.path)
         if now != digest:
             raise errors.VerificationError(
                 f"{place}: is about another file than {model.path.name} (SHA-256 {digest[:12]}, "

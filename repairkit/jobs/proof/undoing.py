@@ -59,11 +59,12 @@ def apply_patch(
     verified = verifying.prove_patch(
         subject, surveyed, file.patch, baked, images=images, feeds=feeds
     )
-    named = {place.name: model_files.digest_of_file(place)}
+    named, source = {place.name: model_files.digest_of_file(place)}, subject.file.path
+    before = model_files.files_of(source)
     with documents.outputs(out) as drafts:
         model_files.add_model(drafts, baked.model, out)
         made = model_files.drafted_files(drafts, baked.model, out)
-        beside.add_statement(drafts, made, out, source=subject.file, file=file, patch_file=named)
+        beside.add_statement(drafts, made, out, source=before, file=file, patch_file=named)
     return results.Applied(out, file.result_digest, verified)
 
 
@@ -319,12 +320,13 @@ def make_overlay(
     verified = verifying.prove_patch(
         subject, surveyed, file.patch, baked, images=images, feeds=feeds
     )
-    named = {place.name: model_files.digest_of_file(place)}
+    named, source = {place.name: model_files.digest_of_file(place)}, subject.file.path
+    before = model_files.files_of(source)
     content = overlay_bytes(overlay)
     with documents.outputs(out) as drafts:
         drafts.write(out, content)
         made = {out.name: drafts.digests()[out]}
-        beside.add_statement(drafts, made, out, source=subject.file, file=file, patch_file=named)
+        beside.add_statement(drafts, made, out, source=before, file=file, patch_file=named)
     return Overlaid(out, overlay, verified)
 
 

@@ -4,7 +4,10 @@ It has the same facts as the page of a repair, in words that need no explanation
 whom, what was changed, what images say before and after, who pays, the limits, and how to undo it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -28,10 +31,10 @@ _PLAIN = {
     "mean_absolute_error": "Mean distance between the answer and the truth",
 }
 _PLAIN_OF = {
-    "recall": "Images of {} that are recognised",
-    "recall_left": "Images of {} that are still recognised",
+    "recall": "Images of class {} that are recognised",
+    "recall_left": "Images of class {} that are still recognised",
     "group_accuracy": "Right answers in the group {}",
-    "accuracy_of_others": "Right answers on all classes but {}",
+    "accuracy_of_others": "Right answers on all classes but class {}",
 }
 _HEADS = {
     "bias": "Numbers that are added to the model's score of each class were changed.",
@@ -47,9 +50,27 @@ def render_change(document: Document) -> str:
     return page.render("change.html.j2", change_facts(document), None)
 
 
+@dataclass(frozen=True)
+class _Slices:
+    """The groups, or the classes where there are none: `noun` and `rows`; `few` if one is small."""
+
+    noun: str
+    rows: list[repair_page.Row]
+    few: bool
+
+    @classmethod
+    def of(cls, document: Document) -> _Slices:
+        tables = repair_page.group_tables(document)
+        if not tables:
+            return cls("class", repair_page.class_rows(document), few=False)
+        few = any(row["small"] for table in tables for row in table["rows"])
+        return cls("group", tables[0]["rows"], few)
+
+
 def change_facts(document: Document) -> dict[str, Any]:
     """The variables of the template, by name."""
-    rows, n_more = _rows(document)
+    slices = _Slices.of(document)
+    rows, n_more = _rows(document, slices)
     evaluations = document["evaluations"]
     return {
         "document": document,
@@ -58,14 +79,14 @@ def change_facts(document: Document) -> dict[str, Any]:
         "verdict": _verdict(document),
         "warnings": [],
         "failed": _failed(document),
-        "whom": list(_whom(document)),
+        "whom": list(_whom(document, slices)),
         "changed": list(_changed(document)),
         "rows": rows,
         "n_more": n_more,
         "suite": evaluations["before"]["suite"],
         "n_images": evaluations["before"]["n_images"],
-        "pays": list(_pays(document)),
-        "limits": list(_limits(document)),
+        "pays": list(_pays(document, slices)),
+        "limits": list(_limits(document, slices)),
         "commands": repair_page.commands(document),
     }
 
@@ -142,7 +163,7 @@ def _failed(document: Document) -> str:
             f"{there['wrong']:,} wrongly."
         )
     if forgotten:
-        return f"Nothing failed: the model was to stop recognising {forgotten['class']}."
+        return f"Nothing failed: the model was to stop recognising class {forgotten['class']}."
     figures, measures = document["evaluations"]["before"]["metrics"], wording.measures_of(document)
     names = [objective]
     if how in ("robustness", "backdoor") and "attack_success" in figures:
@@ -163,11 +184,9 @@ def _failed(document: Document) -> str:
     return f"{start}. Before the change: {'; '.join(told)}."
 
 
-def _whom(document: Document) -> Iterator[str]:
+def _whom(document: Document, slices: _Slices) -> Iterator[str]:
     """Who fared worst before the change, and who fared best, a sentence each."""
-    tables = repair_page.group_tables(document)
-    rows = tables[0]["rows"] if tables else repair_page.class_rows(document)
-    known = [row for row in rows if row["before"]["value"] is not None]
+    known = [row for row in slices.rows if row["before"]["value"] is not None]
     if document["choice"]["how"] in ("robustness", "backdoor"):
         yield "Everyone who relies on the answers, whenever someone attacks the model like this."
     if len(known) < 2:
@@ -175,12 +194,11 @@ def _whom(document: Document) -> Iterator[str]:
             yield "No groups were told apart, so that nothing is known of who is affected more."
         return
     known.sort(key=lambda row: float(row["before"]["value"]))
-    noun = "group" if tables else "class"
-    worst, best = known[0], known[-1]
+    worst, best, noun = known[0], known[-1], slices.noun
     yield f"Worst off was the {noun} {worst['name']}: {_right(worst)}."
     yield f"Best off was the {noun} {best['name']}: {_right(best)}."
     if len(known) > 2:
-        yield f"{len(known):,} {'groups' if tables else 'classes'} were looked at."
+        yield f"{len(known):,} {'classes' if noun == 'class' else 'groups'} were looked at."
 
 
 def _right(row: Document) -> str:
@@ -217,7 +235,7 @@ def _changed(document: Document) -> Iterator[str]:
 # What the images say
 
 
-def _rows(document: Document) -> tuple[list[dict[str, Any]], int]:
+def _rows(document: Document, slices: _Slices) -> tuple[list[dict[str, Any]], int]:
     """Figures before and after, and how many groups or classes are left out."""
     evaluations, measures = document["evaluations"], wording.measures_of(document)
     metrics = list(evaluations["before"]["metrics"])
@@ -228,17 +246,13 @@ def _rows(document: Document) -> tuple[list[dict[str, Any]], int]:
         row = dict(zip(("before", "after"), three, strict=True))
         row["difference"] = evaluations["difference"][name]
         rows.append(_row(_plain(name, measures[name]), None, measures[name], row))
-    tables = repair_page.group_tables(document)
-    slices = tables[0]["rows"] if tables else repair_page.class_rows(document)
-    noun = "Group" if tables else "Class"
-    room = max(_ROWS_SHOWN - len(rows), 2)
-    ranked = sorted(slices, key=_urgency)[:room]
+    room, each = max(_ROWS_SHOWN - len(rows), 2), slices.rows
+    shown = sorted(sorted(range(len(each)), key=lambda k: _urgency(each[k]))[:room])
     rows += [
-        _row(f"{noun} {row['name']}: right answers", row["n"], SHARE, row)
-        for row in slices
-        if any(row is one for one in ranked)
+        _row(f"{slices.noun.capitalize()} {row['name']}: right answers", row["n"], SHARE, row)
+        for row in (each[k] for k in shown)
     ]
-    return rows, len(slices) - len(ranked)
+    return rows, len(each) - len(shown)
 
 
 def _urgency(row: Document) -> tuple[bool, float]:
@@ -262,10 +276,10 @@ def _row(name: str, n: int | None, measure: Measure, row: Document) -> dict[str,
     }
 
 
-def _pays(document: Document) -> Iterator[str]:
+def _pays(document: Document, slices: _Slices) -> Iterator[str]:
     """Who surely loses; where nobody does, what losses cannot be ruled out."""
     payers = story.find_payers(document)
-    noun, evaluations = _noun(document), document["evaluations"]
+    noun, evaluations = slices.noun, document["evaluations"]
     if payers is None:
         yield "No groups or classes were told apart, so that nobody can say who pays."
     elif payers:
@@ -278,23 +292,17 @@ def _pays(document: Document) -> Iterator[str]:
         yield from filter(None, [story.payers_by_chance(document).strip()])
     else:
         yield f"No {noun} surely gets fewer right answers."
-        yield from _not_ruled_out(document)
+        yield from _not_ruled_out(slices.rows)
     measures = wording.measures_of(document)
     for name, moved in evaluations["difference"].items():
         measure = measures.get(name)
         if measure is not None and _side(moved, measure.sign) < 0:
             change = wording.change(moved["value"], measure)
-            yield f"{_plain(name, measure)} surely becomes worse: {change}."
+            yield f"{_plain(name, measure)}: surely worse, {change}."
 
 
-def _noun(document: Document) -> str:
-    return "group" if repair_page.group_tables(document) else "class"
-
-
-def _not_ruled_out(document: Document) -> Iterator[str]:
+def _not_ruled_out(rows: list[repair_page.Row]) -> Iterator[str]:
     """The group that may have lost most, as far as these images tell."""
-    tables = repair_page.group_tables(document)
-    rows = tables[0]["rows"] if tables else repair_page.class_rows(document)
     open_ones = [row for row in rows if (row["difference"]["ci_low"] or 0.0) < 0]
     if open_ones:
         row = min(open_ones, key=lambda row: float(row["difference"]["ci_low"]))
@@ -310,7 +318,7 @@ def _points(row: Document) -> str:
 # Limits
 
 
-def _limits(document: Document) -> Iterator[str]:
+def _limits(document: Document, slices: _Slices) -> Iterator[str]:
     parts, selection = document["parts"], document.get("selection") or {}
     shared = [pair for pair in parts.get("overlaps", []) if pair[1] == "test"]
     if shared:
@@ -320,8 +328,7 @@ def _limits(document: Document) -> Iterator[str]:
         )
     if ((document.get("read") or {}).get("first_look") or {}).get("doubt"):
         yield "The images may have been prepared wrongly for this model; all figures rest on that."
-    tables = repair_page.group_tables(document)
-    if any(row.get("small") for table in tables for row in table["rows"]):
+    if slices.few:
         yield "Some groups have few images. Their figures are hints and no findings."
     if document["patch"]["frozen"]:
         yield "What is set to a constant stays so for every image, also where it was of use."
@@ -333,8 +340,8 @@ def _limits(document: Document) -> Iterator[str]:
             f"{'was' if unstable == 1 else 'were'} chosen less than half of the time."
         )
     yield "The figures hold for images like those that were measured, and say nothing of others."
-    if tables:
-        yield "Groups were used to choose and to judge. The model itself is not told the group."
+    if slices.noun == "group":
+        yield "Groups were looked at to choose or to judge. The model itself is not told the group."
     if document.get("notes"):
         yield f"The report has {wording.count(len(document['notes']), 'note')} for specialists."
 

@@ -1,4 +1,4 @@
-"""Backdoors closed by freezing filters, judged on fresh images, beside simpler ways.
+"""Backdoors closed by frozen filters or a refitted last layer, judged on fresh images.
 
 Networks with backdoors and without are trained by `backdoored.py`. A repair gets 200 clean images
 and the trigger, or the clean images alone; 2,000 fresh images tell the success of the true trigger

@@ -16,8 +16,11 @@ import repairkit
 from repairkit.backdoors import Backdoor, Trigger
 from repairkit.core import attacked
 from repairkit.core.errors import DataError, RepairkitError, SettingsError
+from repairkit.core.suite import Annotations
 from repairkit.data.preprocessing import Preprocessing, value_table
 from repairkit.jobs.backdoor.planting import plant
+from repairkit.jobs.repair.cures.last_layer import Pairs
+from repairkit.jobs.repair.objective import Objective
 from repairkit.jobs.repair.repair_settings import PatchSettings, wanted_repair
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
@@ -175,6 +178,44 @@ def test_a_last_layer_that_keeps_its_own_answers_closes_a_backdoor_and_costs_not
     repairkit.verify(place / "model.onnx", done.out, patch_file=done.patch_file)
     repairkit.revert(done.out, out=tmp_path / "back.onnx")
     assert (tmp_path / "back.onnx").read_bytes() == (place / "model.onnx").read_bytes()
+
+
+@given(seed=st.integers(0, 999))
+@settings(max_examples=25, deadline=None)
+def test_every_made_image_is_paired_with_the_clean_image_that_it_was_made_of(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = 12
+    labels, of = rng.integers(0, 3, n), rng.integers(0, n, n)
+    order = rng.permutation(2 * n)
+    columns = {
+        attacked.ADVERSARIAL: np.repeat([0, 1], n)[order],
+        attacked.TARGET: np.concatenate([np.full(n, -1), rng.integers(0, 3, n)])[order],
+        attacked.IMAGE: np.concatenate([np.arange(n), of])[order],
+    }
+    y = np.concatenate([labels, labels[of]])[order]
+    whole = Annotations(labels=y, attributes=columns)
+    lonely = int(rng.integers(n))  # the clean image of this number is not there
+    rows = np.flatnonzero((columns[attacked.IMAGE] != lonely) | (columns["adversarial"] == 1))
+    about = whole.take(rows)
+    pairs = Pairs.of(about)
+    assert pairs is not None
+    number, made = about.attributes[attacked.IMAGE], about.attributes[attacked.ADVERSARIAL] == 1
+    for place in range(len(rows)):
+        twin = pairs.twin_of[place]
+        if number[place] == lonely:
+            assert twin == -1
+        else:
+            assert number[twin] == number[place]
+            assert not made[twin]
+        target = about.attributes[attacked.TARGET][place]
+        wrong = made[place] and target != about.labels[place]
+        assert pairs.unwanted[place] == (target if wrong else -1)
+
+
+def test_a_last_layer_is_fitted_to_its_own_answers_only_where_attacks_are_compared() -> None:
+    names = ("robustness", "robustness_above:0.5", "attack_success", "accuracy", "loss")
+    assert [Objective.of(name).is_of_attacks for name in names] == [True] * 3 + [False] * 2
+    assert not Objective.of("tests.models:images").is_of_attacks
 
 
 def test_of_a_backdoor_the_best_repair_is_made_unless_filters_are_to_be_frozen() -> None:

@@ -4,7 +4,9 @@ Networks with backdoors and without are trained by `backdoored.py`. A repair get
 and the trigger, or the clean images alone; 2,000 fresh images tell the success of the true trigger
 and the accuracy.
 
-    python benchmarks/backdoors.py [known|reversed] [DATA/ATTACK/SEED ...]
+    python benchmarks/backdoors.py [known|reversed|few] [DATA/ATTACK/SEED ...]
+
+`few` refits the last layer with fewer clean images.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,12 @@ from repairkit.jobs.backdoor import reversing
 from repairkit.jobs.backdoor.planting import plant, replanted, with_trigger
 from repairkit.jobs.backdoor.suspects import prunings
 from repairkit.jobs.repair.patching import choose_patch
-from repairkit.jobs.repair.repair_settings import PatchSettings, check_wishes, settled
+from repairkit.jobs.repair.repair_settings import (
+    PatchSettings,
+    check_wishes,
+    settled,
+    wanted_repair,
+)
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings
@@ -42,6 +49,7 @@ from repairkit.repairs.cure import make_patch
 from repairkit_adapters.pytorch import wrap
 
 N_GIVEN, N_FRESH, N_DRAWS = 200, 2_000, 3
+FEW = (25, 50, 100)
 REPAIRS = ("freeze", "last-layer", "best")
 
 
@@ -61,21 +69,33 @@ class Case:
 
     made: Backdoored
     folder: Path
+    given: np.ndarray
     fresh: np.ndarray
 
     @classmethod
     def of(cls, made: Backdoored, folder: Path) -> Case:
         """Given images are drawn by the network's name alone."""
         order = np.random.default_rng(len(made.name)).permutation(len(made.y))
-        rows, fresh = order[:N_GIVEN], order[N_GIVEN : N_GIVEN + N_FRESH]
-        x = made.x[rows]
-        np.savez(folder / "given.npz", x=x if x.shape[-1] == 3 else x[..., 0], y=made.y[rows])
+        case = cls(made, folder, order[:N_GIVEN], order[N_GIVEN : N_GIVEN + N_FRESH])
+        case.give(N_GIVEN)
         if made.trigger is not None:
             picture = made.trigger.picture
             shown = picture if picture.shape[-1] == 3 else picture[..., 0]
             Image.fromarray(shown).save(folder / "trigger.png")
             Image.fromarray(made.trigger.mask).save(folder / "mask.png")
-        return cls(made, folder, fresh)
+        return case
+
+    def give(self, n_images: int) -> None:
+        """Write the first of the given images."""
+        rows = self.given[:n_images]
+        x, y = self.made.x[rows], self.made.y[rows]
+        np.savez(self.folder / "given.npz", x=x if x.shape[-1] == 3 else x[..., 0], y=y)
+
+    def known(self) -> Backdoor:
+        """The trigger as files tell it."""
+        return Backdoor(
+            backdoor=True, trigger=self.folder / "trigger.png", mask=self.folder / "mask.png"
+        )
 
     def row(self, way: str, model: ModelProto, n_frozen: int) -> Row:
         """A model's figures on fresh images."""
@@ -114,19 +134,18 @@ class Case:
     def repaired(self, bench: Bench, wanted: PatchSettings) -> Row:
         """The figures after a repair; those of the network as it is where it is declined."""
         objective = check_wishes(bench, wanted, wanted.objective_of("accuracy"))
+        repair = wanted_repair(wanted)
         try:
             chosen = choose_patch(bench, wanted, objective, None, compare=False)
         except TargetNotMetError:
-            return self.row(f"{wanted.repair} (declined)", bench.subject.model, 0)
+            return self.row(f"{repair} (declined)", bench.subject.model, 0)
         model = bake(bench.original, chosen.patch).model
-        return self.row(wanted.repair, model, len(chosen.patch.frozen))
+        return self.row(repair, model, len(chosen.patch.frozen))
 
 
 def known_rows(case: Case) -> Iterator[Row]:
     """The rows of a network whose trigger is known."""
-    known = Backdoor(
-        backdoor=True, trigger=case.folder / "trigger.png", mask=case.folder / "mask.png"
-    )
+    known = case.known()
     bench, asked = case.bench(known)
     plain = bench.subject.model
     yield case.row("as it is", plain, 0)
@@ -149,6 +168,17 @@ def known_rows(case: Case) -> Iterator[Row]:
         float(np.mean([getattr(row, name) for row in drawn])) for name in ("accuracy", "success")
     )
     yield Row("random", n_frozen, accuracy, success)
+
+
+def few_rows(case: Case) -> Iterator[Row]:
+    """The rows of a last layer that is refitted with fewer images."""
+    yield case.row("as it is", read_subject(case.made.model).model, 0)
+    for n_images in FEW:
+        case.give(n_images)
+        known = case.known()
+        wanted = PatchSettings(known=known, repair="last-layer")
+        row = case.repaired(case.bench(known)[0], wanted)
+        yield replace(row, way=f"{row.way}, {n_images} images")
 
 
 def reversed_rows(case: Case) -> Iterator[Row]:
@@ -182,13 +212,13 @@ def reversed_rows(case: Case) -> Iterator[Row]:
         yield case.repaired(planted.bench, wanted)
 
 
-ROWS = {"known": known_rows, "reversed": reversed_rows}
+ROWS = {"known": known_rows, "reversed": reversed_rows, "few": few_rows}
 
 
 def main() -> None:
     """Print a row for each network and way."""
     rows = ROWS[sys.argv[1] if len(sys.argv) > 1 else "known"]
-    names = sys.argv[2:] or [f"{d}/{a}/{s}" for d in DATA for a in ATTACKS for s in range(3)]
+    names = sys.argv[2:] or [f"{d}/{a}/{s}" for d in DATA for a in ATTACKS for s in range(4)]
     for name in names:
         data, attack, seed = name.split("/")
         began = time.process_time()

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from repairkit.core import errors, suite
 from repairkit.core.process.stages import stage
 from repairkit.core.process.text import listing
-from repairkit.data.annotations import HOW_NUMBERED, columns_to_group, cross_groups
+from repairkit.data.annotations import AUTO, HOW_NUMBERED, columns_to_group, cross_groups
 from repairkit.data.dataset import Dataset
 from repairkit.data.parts import NO_IMAGES, PartPlan
 from repairkit.formats import documents
 from repairkit.formats.looks import monitor_file
 from repairkit.graph.stored.model_files import ModelFile, read_model
+from repairkit.jobs.monitor import promised
 from repairkit.jobs.monitor.monitored import Monitored, prometheus_text, standings_of
-from repairkit.jobs.monitor.promised import Promise, PromisedFigure, for_each_group, read_promise
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
 from repairkit.jobs.setup.preparing import opened_beside, outputs_of, prepare, read_dataset
@@ -55,7 +55,7 @@ class MonitorSettings:
 
     state: Path | None = None
     promise: Path | None = None
-    floors: tuple[PromisedFigure, ...] = ()
+    floors: tuple[promised.PromisedFigure, ...] = ()
     original: Path | None = None
     confidence: float = 0.95
     in_order: bool = False
@@ -125,11 +125,11 @@ def monitor(subject: Subject, settings: Settings, asked: MonitorSettings) -> Mon
         standings=standings,
         n_new=len(new),
         n_seen=n_seen,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _promise(model: ModelFile, asked: MonitorSettings) -> Promise | None:
+def _promise(model: ModelFile, asked: MonitorSettings) -> promised.Promise | None:
     """What the patch file promises; None without one, where floors are given by hand.
 
     Raises:
@@ -138,7 +138,7 @@ def _promise(model: ModelFile, asked: MonitorSettings) -> Promise | None:
     path = asked.promise or destination.Companions.of(model.path).patch_file
     promise = None
     if asked.promise is not None or path.exists():
-        promise = read_promise(path, model.digest, with_gains=asked.original is not None)
+        promise = promised.read_promise(path, model.digest, with_gains=asked.original is not None)
     if asked.floors:
         return None if promise is None else replace(promise, notes=())
     if promise is None:
@@ -155,7 +155,7 @@ def _promise(model: ModelFile, asked: MonitorSettings) -> Promise | None:
     return promise
 
 
-def _original(asked: MonitorSettings, promise: Promise | None) -> ModelFile | None:
+def _original(asked: MonitorSettings, promise: promised.Promise | None) -> ModelFile | None:
     """The model before, if gains are watched.
 
     Raises:
@@ -172,14 +172,14 @@ def _original(asked: MonitorSettings, promise: Promise | None) -> ModelFile | No
     return file
 
 
-def _settings(settings: Settings, promise: Promise | None) -> Settings:
+def _settings(settings: Settings, promise: promised.Promise | None) -> Settings:
     """The settings of a look: every image counts, and each once."""
     known = settings if promise is None else promise.settings(settings)
     every = PartPlan(calibration="all", selection="all", test=NO_IMAGES)
     return replace(known, metrics=("accuracy",), parts=every, corruptions=(), named_by={})
 
 
-def _check_later(dataset: Dataset, promise: Promise | None) -> None:
+def _check_later(dataset: Dataset, promise: promised.Promise | None) -> None:
     """Refuse the images that made the promise.
 
     Raises:
@@ -210,7 +210,7 @@ def _check_names(bench: Bench) -> None:
 def _grouped(
     dataset: Dataset,
     settings: Settings,
-    promise: Promise | None,
+    promise: promised.Promise | None,
     known: monitor_file.MonitorDocument | None,
 ) -> tuple[list[str], suite.Annotations, tuple[str, ...]]:
     """The columns of the groups, the annotations with these groups, and what to know of them.
@@ -218,15 +218,17 @@ def _grouped(
     Columns that only the promise names may be missing at the first look; then no group is watched.
     """
     about = dataset.annotations
-    promised = promise.columns if promise is not None else ()
-    by_hand = bool(settings.groups) and settings.groups != promised
-    columns = settings.groups if by_hand else promised
+    told = promise.columns if promise is not None else ()
+    by_hand = bool(settings.groups) and settings.groups != told
+    columns = settings.groups if by_hand else told
     if known is not None and not by_hand:
         columns = tuple(known["groups"])
     about = replace(about, groups=None, group_names=())
     if not columns:
         return [], about, ()
     attributes = columns_to_group(about, columns)
+    if AUTO in columns and AUTO not in attributes:
+        return [], about, (promised.FOUND,)
     missing = [name for name in columns if name not in attributes]
     if missing and known is None and not by_hand:
         why = f"groups are not watched: the images have no column {listing(missing)}"
@@ -237,10 +239,10 @@ def _grouped(
 
 def _figures(
     asked: MonitorSettings,
-    promise: Promise | None,
+    promise: promised.Promise | None,
     known: monitor_file.MonitorDocument | None,
     grouped: suite.Annotations | None,
-) -> tuple[PromisedFigure, ...]:
+) -> tuple[promised.PromisedFigure, ...]:
     """The figures to watch: by hand, else as promised; groups are those known beforehand, if any.
 
     Args:
@@ -254,18 +256,18 @@ def _figures(
         floors = tuple(each for each in floors if not each.of_group)
     told = promise.floors if promise is not None else ()
     if known is not None:
-        told = tuple(map(PromisedFigure.of_state, known["figures"]))
+        told = tuple(map(promised.PromisedFigure.of_state, known["figures"]))
     named = tuple(each.of[1] for each in told if each.of_group and not each.is_gain)
-    return for_each_group(floors, () if grouped is None else named or grouped.group_names)
+    return promised.for_each_group(floors, () if grouped is None else named or grouped.group_names)
 
 
 def _begun(
     bench: Bench,
     asked: MonitorSettings,
-    promise: Promise | None,
+    promise: promised.Promise | None,
     original: ModelFile | None,
     groups: list[str],
-    figures: Sequence[PromisedFigure],
+    figures: Sequence[promised.PromisedFigure],
 ) -> monitor_file.MonitorDocument:
     """A state without looks."""
     settings = bench.settings
@@ -422,7 +424,7 @@ def _outcomes(
     """A character per image for each figure; see `MonitorLook`."""
     texts = {}
     for one in figures:
-        watched = PromisedFigure.of_state(one)
+        watched = promised.PromisedFigure.of_state(one)
         rates = np.where(right, "1", "0")
         gains = np.where(right == before, "=", np.where(right, "+", "-"))
         marks = np.where(watched.counts(about), gains if watched.is_gain else rates, ".")

@@ -23,6 +23,10 @@ from repairkit.formats.looks.monitor_file import GAIN, WatchedFigure
 from repairkit.jobs.setup.workbench import Settings
 
 ACCURACY, RECALL, WORST = "accuracy", "recall", "worst_group_accuracy"
+FOUND = (
+    "groups are not watched: they were found on the images that chose, and new images belong to "
+    "none of them"
+)
 _OF = ":"
 _SAME = {"clean_accuracy": ACCURACY}
 _BY_GROUP = (WORST, "group_accuracy")
@@ -366,11 +370,8 @@ def _columns(story: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     entries = (story.get("fairness") or {}).get("columns", [])
     names = [str(entry["name"]) for entry in entries]
     columns = tuple(names if len(names) < 2 else names[:-1])
-    if (story.get("read") or {}).get("slices"):
-        return (), (
-            "groups are not watched: they were found on the images that chose, and new images "
-            "belong to none of them"
-        )
+    if "slices" in (story.get("read") or {}):
+        return (), FOUND
     if CROSS.join(columns) != (names[-1] if names else ""):
         return (), "groups are not watched: the patch file does not tell their columns"
     return columns, ""

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 import repairkit
 from repairkit.core.errors import RunFolderError, SettingsError, VerificationError
 from repairkit.formats.looks.monitor_file import monitor_text, outcomes_of, read_monitor
+from repairkit.formats.patch_file import claim_digest
+from repairkit.jobs.monitor.monitored import standings_of
 from repairkit.jobs.monitor.promised import PromisedFigure, for_each_group, read_floor
 from repairkit.jobs.runs.claiming import locked_file
 from tests import models
@@ -213,6 +215,70 @@ def test_settings_that_are_not_given_are_those_of_the_promise(
     assert {name: row["value"] for name, row in rows_of(seen).items()} == {
         "accuracy": 1.0, "accuracy:a": 1.0, "accuracy:b": 1.0,
     }  # fmt: skip
+
+
+def resealed(patched: Path, **changes: Any) -> None:
+    """The patch file with other parts of its report, and a seal that fits."""
+    path = patched.with_suffix(".patch.json")
+    document = {**json.loads(path.read_text()), **changes}
+    body = {name: value for name, value in document.items() if name != "seal"}
+    path.write_text(json.dumps({**body, "seal": claim_digest(body)}))
+
+
+def test_only_shares_of_right_answers_are_watched_and_the_rest_is_told(
+    patched: Path, tmp_path: Path
+) -> None:
+    data = later(patched, tmp_path / "new.npz", 30, right=0.9)
+    report = json.loads(patched.with_suffix(".patch.json").read_text())
+    after = report["evaluations"]["after"]
+    metrics = {
+        "clean_accuracy": {"value": 0.9, "ci_low": 0.8, "ci_high": 0.95},
+        "recall:2": {"value": 0.7, "ci_low": 0.6, "ci_high": 0.8},
+        "recall:1": {"value": 0.1, "ci_low": 0.0, "ci_high": 0.2},
+        "recall:0": {"value": None, "ci_low": None, "ci_high": None},
+        "loss": {"value": 0.7, "ci_low": 0.6, "ci_high": 0.8},
+    }
+    changed = {**report["evaluations"], "after": {**after, "metrics": metrics}}
+    # Groups that were found belong to the images that chose.
+    resealed(patched, evaluations=changed, read={**report["read"], "slices": {}})
+    seen = repairkit.monitor(patched, data, state=tmp_path / "a.json", groups="auto")
+    floors = {name: row["floor"] for name, row in rows_of(seen).items()}
+    assert floors == {"accuracy": 0.8, "recall:2": 0.6}
+    told = " ".join(seen.notes)
+    for expected in ("recall of 1 is not", "recall of 0 is not", "loss is not", "groups are not"):
+        assert expected in told
+    resealed(patched, evaluations={**changed, "after": {"metrics": {}, "groups": {}}})
+    with pytest.raises(SettingsError, match="promises no share of right answers"):
+        repairkit.monitor(patched, data, state=tmp_path / "b.json")
+    resealed(patched, evaluations={**changed, "after": {"metrics": {"accuracy": 0.9}}})
+    with pytest.raises(RunFolderError, match="its report is broken"):
+        repairkit.monitor(patched, data, state=tmp_path / "b.json")
+
+
+MARKS = {False: "01.", True: "-=+."}
+
+
+@settings(max_examples=20)
+@given(st.data(), st.integers(1, 120))
+def test_however_the_images_are_shared_out_over_looks_they_say_the_same(
+    data: st.DataObject, n: int
+) -> None:
+    figures = {"accuracy": 0.9, "accuracy:a": 0.6, "gain:accuracy": -0.1}
+    texts = {
+        name: data.draw(st.text(MARKS["gain" in name], min_size=n, max_size=n)) for name in figures
+    }
+    cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=4)))
+
+    def standings(ends: list[int]) -> list[dict[str, Any]]:
+        looks = [
+            {"time": "t", "outcomes": {name: text[i:j] for name, text in texts.items()}}
+            for i, j in zip([0, *ends], [*ends, n], strict=True)
+        ]
+        rows = [{"figure": k, "floor": v, "stated": None} for k, v in figures.items()]
+        document: Any = {"confidence": 0.95, "figures": rows, "looks": looks}
+        return without_times({"figures": [one.to_json(3) for one in standings_of(document)]})
+
+    assert standings(cuts) == standings([])
 
 
 def test_names_of_classes_are_not_numbered_anew_where_a_look_lacks_one(

@@ -17,7 +17,15 @@ from repairkit.core import results
 from repairkit.data.given import GivenAs
 from repairkit.formats.patch_file import read_patch_file
 from repairkit.graph.stored.model_files import read_model
-from repairkit.jobs.proof import agreeing, beside, overlay_file, quantising, undoing, verifying
+from repairkit.jobs.proof import (
+    agreeing,
+    beside,
+    kept_gain,
+    overlay_file,
+    quantising,
+    undoing,
+    verifying,
+)
 from repairkit.jobs.setup.workbench import Settings
 
 
@@ -97,7 +105,7 @@ def verify(
             subject, made.model, verified, elsewhere, images=images, feeds=feeds
         )
     if copies.patched is not None:
-        judged = quantising.GainData(opened, file, None if noise or job.data is None else job)
+        judged = kept_gain.GainData(opened, file, None if noise or job.data is None else job)
         copy = quantising.judge_copy(
             subject, made, verified, copies, images=images, feeds=feeds, judged=judged
         )
@@ -105,10 +113,10 @@ def verify(
     return replace(verified, layers=subject.layer_map, beside=near)
 
 
-def _copies(given: VerifyKeywords, patch_file: str | Path | None) -> quantising.QuantisedCopies:
+def _copies(given: VerifyKeywords, patch_file: str | Path | None) -> kept_gain.QuantisedCopies:
     """The quantised copies that keywords name."""
     patched, original = given.get("quantised"), given.get("quantised_original")
-    return quantising.QuantisedCopies(
+    return kept_gain.QuantisedCopies(
         patched=None if patched is None else Path(patched),
         original=None if original is None else Path(original),
         metric=next(iter(metric_names(given.get("metric"))), None),

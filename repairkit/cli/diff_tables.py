@@ -135,6 +135,20 @@ def print_checks(verified: results.Verified) -> None:
     copy = verified.quantised
     if copy is None:
         return
+    if not copy.filters:
+        printing.say(
+            "no filter is frozen wholly; the quantised copy is judged by its figures alone"
+        )
+    else:
+        _print_kept(copy)
+    if copy.gain is None:
+        printing.say(f"the gain was not judged: {copy.no_gain}")
+    else:
+        _print_gain(copy.gain)
+
+
+def _print_kept(copy: results.QuantisedCopy) -> None:
+    """Print how constant frozen filters are in a quantised copy."""
     printing.table(
         f"frozen filters in {copy.path}",
         ["filter", "constant", "there", "range", "step"],
@@ -154,10 +168,6 @@ def print_checks(verified: results.Verified) -> None:
         f"{counted(len(copy.filters), 'frozen filter')} constant in the quantised copy, on "
         f"{counted(copy.n_images, 'image')}{more}"
     )
-    if copy.gain is None:
-        printing.say(f"the gain was not judged: {copy.no_gain}")
-    else:
-        _print_gain(copy.gain)
 
 
 def _print_gain(gain: results.KeptGain) -> None:
@@ -180,7 +190,11 @@ def _print_gain(gain: results.KeptGain) -> None:
     }
     for name, change in gain.changes.items():
         printing.say(f"{words[name]}: {printing.change(measure, change)}")
-    unseen = "" if gain.unseen else " (nothing shows that these images chose nothing)"
+    unseen = {
+        True: "",
+        False: " (some of these images helped to choose the patch, which flatters it)",
+        None: " (nothing shows that these images chose nothing)",
+    }[gain.unseen]
     printing.say(f"the gain is {words.get(gain.verdict, gain.verdict)}: {gain.why}{unseen}")
 
 

@@ -169,7 +169,8 @@ class KeptGain:
             was given.
         changes: differences between them, by the paired bootstrap: `patch`, `quantised`,
             `quantisation` and, where given, `among_quantised`.
-        unseen: whether the patch file shows that these images chose nothing; None without one.
+        unseen: whether the patch file shows that these images chose nothing; None where it cannot
+            tell, False where it shows that some of them did.
     """
 
     metric: str

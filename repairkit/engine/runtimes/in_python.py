@@ -158,7 +158,7 @@ TENSORRT = Provider(
     name="tensorrt",
     title="TensorRT",
     provider="TensorrtExecutionProvider",
-    options={"trt_fp16_enable": "0", "trt_bf16_enable": "0", "trt_engine_cache_enable": "0"},
+    options={"trt_fp16_enable": "0", "trt_engine_cache_enable": "0"},
     tolerance=foreign.HALF_TOLERANCE,
     needs="an NVIDIA GPU, onnxruntime-gpu and the libraries of TensorRT (`pip install "
     "'repairkit[cuda]' tensorrt`, in the versions that onnxruntime.ai lists)",

@@ -19,7 +19,7 @@ from onnx import ModelProto, numpy_helper
 import repairkit
 from repairkit.core.errors import ModelError, SettingsError, VerificationError
 from repairkit.core.results import Figure, QuantisedCopy
-from repairkit.jobs.proof import quantising
+from repairkit.jobs.proof import kept_gain
 from tests import models
 from tests.cli.test_commands import harm
 from tests.conftest import Answer, Project
@@ -299,6 +299,21 @@ def test_other_parts_of_the_same_data_are_refused_and_other_data_is_not_known(
         assert gain.unseen is None
 
 
+def test_test_images_that_also_chose_are_told(
+    mended: Repaired, tmp_path: Path, repairkit: Callable[..., Answer]
+) -> None:
+    words = ("--selection", "all", "--test", "all")
+    out = tmp_path / "again.onnx"
+    made = repairkit(
+        "patch", mended.model, "--remove", "conv:2", "--level", "zero", *words, "-o", out
+    )
+    assert made.code == 0, made.err
+    patch_file = ("--patch", out.with_name("again.patch.json"))
+    answer = repairkit("verify", mended.model, out, *patch_file, "--quantised", out, *words)
+    assert answer.code == 0, answer.err
+    assert "helped to choose" in answer.out
+
+
 def test_what_makes_no_sense_is_said(repaired: Repaired, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="add --quantised"):
         repairkit.verify(repaired.model, repaired.patched, metric="accuracy")
@@ -321,6 +336,23 @@ def test_what_makes_no_sense_is_said(repaired: Repaired, tmp_path: Path) -> None
         repaired.verify(tmp_path / "hidden.onnx")
 
 
+def test_a_patch_of_the_last_layer_is_judged_by_its_gain_or_not_at_all(
+    mended: Repaired, tmp_path: Path, repairkit: Callable[..., Answer]
+) -> None:
+    words = ("--data", mended.folder / "data.npz", "--accept-preprocessing")
+    repair = ("--objective", "accuracy", "--repair", "last-layer", "--max-drop", "1")
+    made = repairkit("patch", mended.model, *words, *repair, "-o", tmp_path / "refitted.onnx")
+    assert made.code == 0, made.err
+    copy = ("--quantised", tmp_path / "refitted.onnx")
+    answer = repairkit("verify", mended.model, tmp_path / "refitted.onnx", *copy, *words)
+    assert answer.code == 0, answer.err
+    assert "no filter is frozen wholly" in answer.out
+    assert "the gain is kept" in answer.out
+    answer = repairkit("verify", mended.model, tmp_path / "refitted.onnx", *copy, "--noise")
+    assert answer.code == 1
+    assert "nothing of it can be judged" in answer.err
+
+
 figures = st.tuples(st.floats(-1, 1), st.floats(0, 0.5), st.floats(0, 0.5)).map(
     lambda t: Figure(t[0], t[0] - t[1], t[0] + t[2])
 )
@@ -333,7 +365,7 @@ def test_the_verdict_follows_the_intervals(
     changes = {"patch": patch, "quantised": copy, "quantisation": cost}
     if among is not None:
         changes["among_quantised"] = among
-    verdict, why = quantising.gain_verdict(changes)
+    verdict, why = kept_gain.gain_verdict(changes)
     decisive = copy if among is None else among
     assert (verdict in ("kept", "partly")) == (decisive.ci_low > 0)
     assert (verdict == "partly") <= (cost.ci_high < 0)

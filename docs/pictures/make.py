@@ -66,7 +66,7 @@ def shoot_change(page: Page) -> None:
     page.emulate_media(media="print")
     page.set_viewport_size({"width": SHEET[0], "height": SHEET[1]})
     page.evaluate(f"document.body.style.padding = '{PADDING}px'")
-    save(page.screenshot(full_page=True), "change.png", colours=16)
+    save(page.screenshot(full_page=True), "change.png", colours=32)
 
 
 def shoot_slices(page: Page) -> None:

@@ -109,7 +109,29 @@ def another_command(statement: dict[str, Any]) -> None:
     statement["predicate"]["recompute"][1] = "revert"
 
 
-@pytest.mark.parametrize("change", [further, of_another_type, without_subject, another_command])
+def digest_of_numbers(statement: dict[str, Any]) -> None:
+    statement["subject"][0]["digest"]["sha256"] = 5
+
+
+def no_statement(statement: dict[str, Any]) -> None:
+    statement["predicate"] = ["recompute"]
+
+
+CHANGES = [
+    further, of_another_type, without_subject, another_command, digest_of_numbers, no_statement
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{", '{"predicate": 1}', "[" * 5000])
+def test_what_is_no_statement_is_told_in_one_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "model.intoto.json"
+    path.write_text(content)
+    with pytest.raises(VerificationError, match="no statement of repairkit") as told:
+        read_statement(path)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_what_a_forger_seals_anew_is_still_written_in_one_way_alone(
     tmp_path: Path, change: Any
 ) -> None:
@@ -118,7 +140,8 @@ def test_what_a_forger_seals_anew_is_still_written_in_one_way_alone(
     del statement["predicate"]["seal"]
     change(statement)
     seal = claim_digest(statement)
-    statement["predicate"]["seal"] = seal
+    if isinstance(statement["predicate"], dict):
+        statement["predicate"]["seal"] = seal
     path.write_text(json.dumps(statement, indent=2) + "\n", encoding="utf-8")
     with pytest.raises(VerificationError) as told:
         read_statement(path)

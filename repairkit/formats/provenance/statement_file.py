@@ -27,6 +27,15 @@ Digests = Mapping[str, str]
 """The SHA-256 of files in hexadecimal, by their names; a model's own file comes first."""
 
 _WAYS = ("apply", "overlay")
+_BROKEN = (
+    RepairkitError,
+    OSError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +111,7 @@ def read_statement(path: Path) -> Making:
         document = read_json(path, "a statement")
         making = _parsed(document)
         whole = statement_text(making).encode() == path.read_bytes()
-    except (RepairkitError, OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except _BROKEN as error:
         reason = error if isinstance(error, RepairkitError) else f"{error!r} where it is read"
         raise VerificationError(
             f"{path}: was altered, or is no statement of repairkit ({reason}); `repairkit apply` "
@@ -136,6 +145,7 @@ def _parsed(document: Any) -> Making:
 
 def _files(described: Any, *, some: bool = True) -> Digests:
     files = {entry["name"]: entry["digest"]["sha256"] for entry in described}
-    if (some and not files) or not all(isinstance(name, str) for name in files):
+    texts = [*files, *files.values()]
+    if (some and not files) or not all(isinstance(text, str) for text in texts):
         raise ValueError("it names no file")
     return files

@@ -84,7 +84,10 @@ def hashes_in(bill: Any) -> tuple[str, str]:
     """
     model = bill["metadata"]["component"]
     before = model["pedigree"]["ancestors"][0]
-    return model["hashes"][0]["content"], before["hashes"][0]["content"]
+    digests = [component["hashes"][0]["content"] for component in (model, before)]
+    if not all(isinstance(digest, str) for digest in digests):
+        raise TypeError("a hash in it is no text")
+    return digests[0], digests[1]
 
 
 def _identity(document: wording.Document, made: Mapping[str, str]) -> str:

@@ -155,9 +155,10 @@ def test_without_a_statement_a_bill_is_held_to_its_two_models(
         place.write_text(text.replace(sha(path), "0" * 64))
         with pytest.raises(VerificationError, match=rf"is about another file than {path.name}"):
             copy.beside()
-    place.write_text(text[:-20])
-    with pytest.raises(VerificationError, match="was altered, or is no bill"):
-        copy.beside()
+    for damaged in (text[:-20], text.replace(f'"{sha(copy.pair[1])}"', "5")):
+        place.write_text(damaged)
+        with pytest.raises(VerificationError, match="was altered, or is no bill"):
+            copy.beside()
     place.write_text("{}")  # of another program
     assert copy.beside() == {}
 

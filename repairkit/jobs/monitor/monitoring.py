@@ -85,6 +85,9 @@ def monitor(subject: Subject, settings: Settings, asked: MonitorSettings) -> Mon
     path = subject.file.path
     place = asked.state or path.with_name(f"{path.stem}.monitor.json")
     library = None
+    destination.is_file(place)  # refuses what no file may replace
+    if asked.prometheus is not None and asked.prometheus.absolute() == place.absolute():
+        raise errors.SettingsError(f"{place}: is the state, too; give another --prometheus-file")
     if asked.prometheus is not None:
         library = signs_of_life.prometheus_library(asked.prometheus)
     with claiming.locked_file(place, "--state"):

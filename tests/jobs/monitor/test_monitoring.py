@@ -353,6 +353,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "a floor of nothing": (("--floor", "loss=0.2"), "loss cannot be watched"),
     "a floor that always holds": (("--floor", "accuracy=0"), "between 0 and 1"),
     "no class": (("--floor", "recall:cat=0.5", "--state", "n.json"), "no class 'cat'"),
+    "a folder": (("--state", "."), "is a folder"),
+    "one file for two": (("--prometheus-file", "watch.json"), "is the state, too"),
     "confidence": (("--confidence", "1.5"), "confidence of 1.5"),
 }
 

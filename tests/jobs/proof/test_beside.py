@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ pytest.importorskip("safetensors")
 
 import repairkit
 from repairkit.core.errors import RepairkitError, RunFolderError, VerificationError
+from repairkit.formats.provenance.statement_file import read_statement, statement_text
 from repairkit.graph.stored.model_files import read_model
 from repairkit.jobs.proof.beside import check_beside
 from tests import models
@@ -128,6 +129,27 @@ def spoil(path: Path, data: st.DataObject) -> None:
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
+
+
+def test_a_forger_of_all_files_can_change_figures_and_no_model(
+    repaired: Repaired, tmp_path: Path
+) -> None:
+    """What the guide says of seals: against this only a signature helps."""
+    copy = repaired.copy(tmp_path)
+    report, statement = copy.folder / "out.report.json", copy.folder / TOLD[0]
+    report.write_text(report.read_text().replace("0.", "0.9", 1))
+    making = read_statement(statement)
+    forged = replace(making, beside={**making.beside, report.name: sha(report)})
+    statement.write_text(statement_text(forged))
+    assert copy.beside()[report.name] == "fits"
+    model = onnx.load(copy.pair[1])
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    onnx.save(model, copy.pair[1])
+    digest = sha(copy.pair[1])
+    forged = replace(forged, made={"out.onnx": digest}, result_digest=digest)
+    statement.write_text(statement_text(forged))
+    with pytest.raises(VerificationError, match="is not the original with just the claimed"):
+        repairkit.verify(*copy.pair, noise=True)
 
 
 def test_what_is_not_there_is_missing_and_is_no_fault(repaired: Repaired, tmp_path: Path) -> None:

@@ -273,3 +273,28 @@ def test_how_surely_effects_go_together_has_no_unit(one: float, other: float) ->
     assert all_sizes.alike(*scaled) == pytest.approx(seen)
     assert all_sizes.alike((effects, errors), (-rest, rest_errors)) == pytest.approx(-seen)
     assert all_sizes.alike((effects, errors), (rest, np.full(40, np.inf))) == 0
+
+
+def test_classes_that_go_together_by_chance_add_nothing() -> None:
+    """The first class is known well, the others are noise alone, some hundred times over."""
+    kept, worse = [], []
+    for seed in range(100):
+        rng, n = np.random.default_rng(seed), 1_000
+        true = rng.standard_t(3, n)
+        errors = np.broadcast_to(np.array([0.5, 2.0, 2.0, 6.0])[:, None], (4, n))
+        sums = errors * rng.standard_normal((4, n))
+        sums[0] += true
+        totals, _, _ = all_sizes.pool(sums - sums.mean(axis=1, keepdims=True), errors)
+        kept.append(np.polyfit(true, totals, 1)[0])
+        worse.append(((totals - true) ** 2).mean() / ((sums[0] - true) ** 2).mean())
+    assert np.mean(worse) < 1
+    assert 0.85 <= np.mean(kept) <= 1.05
+
+
+def test_classes_that_surely_go_together_are_added_up() -> None:
+    rng, n = np.random.default_rng(7), 1_000
+    true = rng.standard_t(3, n)
+    errors = np.broadcast_to(np.array([0.3, 1.0, 1.0])[:, None], (3, n))
+    sums = np.array([1.0, 0.8, 0.5])[:, None] * true + errors * rng.standard_normal((3, n))
+    totals, _, _ = all_sizes.pool(sums - sums.mean(axis=1, keepdims=True), errors)
+    assert np.polyfit(true, totals, 1)[0] == pytest.approx(2.3, abs=0.2)

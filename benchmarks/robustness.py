@@ -30,7 +30,7 @@ from repairkit.jobs.attack.adversary import read_attack_settings
 from repairkit.jobs.attack.attacking import AttackSettings, attack
 from repairkit.jobs.export.exporting import export
 from repairkit.jobs.repair.patching import patch
-from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.repair.repair_settings import FREEZE, PatchSettings
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Settings
 from repairkit_adapters.pytorch import wrap
@@ -87,7 +87,8 @@ def run(options: argparse.Namespace) -> Patched:
         robustness=True,
         at_most=options.at_most,
         max_drop=options.max_drop,
-        baselines=True,
+        repair=options.repair,
+        baselines=options.repair == FREEZE,
         attacks=FreshAttacks(
             (options.network, models[options.network]),
             tuple(folder / f"attacked-by-{name}.npz" for name in others),
@@ -113,7 +114,8 @@ def print_table(done: Patched, options: argparse.Namespace) -> None:
     rows = done.document["attacks"]
     for row in rows:
         if "note" in row:
-            raise SystemExit(f"{row['attack']}: {row['note']}")
+            print(f"| {row['attack']} | | {row['note']} |")
+            continue
         name = {
             "the same images": "original attack (white-box, images made before the repair)",
             "a fresh attack": "fresh white-box attack (images made anew for each model)",
@@ -132,7 +134,8 @@ def print_table(done: Patched, options: argparse.Namespace) -> None:
         f"{options.at_most}, --max-drop {options.max_drop:g}."
     )
     looks = done.document["selection"]["confirmation_looks"]
-    print(f"Frozen, at look {looks}: {', '.join(f.id for f in done.patch.filters)}.")
+    frozen = ", ".join(f.id for f in done.patch.filters) or "nothing"
+    print(f"Frozen, at look {looks}: {frozen}.")
 
 
 def print_baselines(done: Patched) -> None:
@@ -170,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=list(NETWORKS), default="separable")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the training")
+    parser.add_argument("--repair", default=FREEZE, help="or last-layer")
     parser.add_argument("--at-most", type=int, default=16, help="filters frozen at the most")
     parser.add_argument("--max-drop", type=float, default=0.1, help="clean accuracy that may go")
     parser.add_argument("--seed", type=int, default=0)
@@ -177,8 +181,9 @@ def main() -> None:
     options = parser.parse_args()
     done = run(options)
     print_table(done, options)
-    print()
-    print_baselines(done)
+    if options.repair == FREEZE:
+        print()
+        print_baselines(done)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,10 @@ _ORDERS = ((1, 2, 0), (2, 0, 1))
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45
 _PROOF_IMAGES, _MAPPED_ON = 64, 8
+_NO_NEW_HEAD = (
+    "left out: the repair changes the last layer, which the framework's model cannot be given; "
+    "an adversary who knows the repaired model may succeed as before"
+)
 
 
 @dataclass(frozen=True)
@@ -364,6 +368,8 @@ def _fresh(
         row["knowledge"] = "black-box"
     elif fresh.source is None:
         return {**row, "note": "left out: its gradients need the framework's model, --source"}
+    elif file.patch.head is not None:
+        return {**row, "note": _NO_NEW_HEAD}
     test = bench.parts.test
     known = test.annotations.take(np.flatnonzero(attacked.adversarial(test.annotations)))
     images = test.batch(_clean_twins(test.annotations))

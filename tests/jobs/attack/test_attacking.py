@@ -251,6 +251,24 @@ def test_the_most_positive_of_robustness_are_frozen(place: Place, made: Path) ->
 
 
 @pytest.mark.long
+def test_a_last_layer_is_refitted_against_an_attack_and_a_fresh_one_is_not_promised(
+    place: Place, made: Path
+) -> None:
+    how = PatchSettings(
+        robustness=True,
+        max_drop=0.3,
+        repair="last-layer",
+        attacks=FreshAttacks(("own", place.own)),
+    )
+    done = patch(place.subject, Settings(data=made), how, out=place.folder / "refitted.onnx")
+    assert done.document["selection"]["fitted_to"] == "own answers"
+    assert done.change["robustness"].ci_high < 0
+    note = done.document["attacks"][1]["note"]
+    assert "changes the last layer" in note
+    assert "\n" not in note
+
+
+@pytest.mark.long
 def test_a_set_that_costs_too_much_gives_way_to_a_smaller_one(place: Place, made: Path) -> None:
     """The search uses the limit up, so that other images may find its last set beyond it."""
     seen = []

@@ -89,6 +89,7 @@ OF_REPAIRS: dict[str, Any] = {
     "baselines": st.booleans(),
     "attacks": st.builds(FreshAttacks, transfers=NAMES.map(lambda names: tuple(map(Path, names)))),
     "repair": st.sampled_from(["freeze", "freeze", "best"]),
+    "refit_safe": st.booleans(),
 }
 REPAIRS = st.builds(PatchSettings, **OF_REPAIRS)
 REMOVALS = st.builds(

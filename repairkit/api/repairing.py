@@ -89,7 +89,7 @@ class PatchKeywords(JobKeywords, total=False):
             choose and confirm, by cross-fitting.
         promise: weakest promise to accept: `objective`, `smooth` or `likelihood`.
         repair: `freeze` filters, change the class `bias` or the `last-layer`, or the `best` of
-            these; if None, `best` with `backdoor` and else `freeze`.
+            these; if None, `best` with `backdoor` or `forget`, else `freeze`.
         refit_safe: change only what a compiled model can take as new weights: no tensor is added.
         transfers: attacks on other models, as `attack` wrote them, to judge too.
         trust: run code that `repairkit.toml` or the run in `scores` names; code named in this call

@@ -89,7 +89,8 @@ class ChoiceOptions:
         autocompletion=options.one_of("mean", "zero", "bias", "best"),
     )
     repair: str | None = option(
-        "freeze (filters), bias, last-layer, or best; freeze if not given, best with --backdoor.",
+        "freeze (filters), bias, last-layer, or best; if not given, best with --backdoor and "
+        "--forget, else freeze.",
         autocompletion=options.one_of("freeze", "bias", "last-layer", "best"),
     )
     confirm_share: float | None = option(

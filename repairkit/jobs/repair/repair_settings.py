@@ -203,14 +203,17 @@ class PatchSettings:
 
 
 def wanted_repair(asked: PatchSettings) -> str:
-    """The cure that is to be made: of a backdoor the best, unless filters are to be frozen.
+    """The cure that is to be made: of a backdoor, or of a class to forget, the best.
+
+    Unless something else says that filters are to be frozen.
 
     It is the name of a cure (see `patching.CURES`), or `best` for the one that gains most.
     """
     if asked.repair is not None:
         return asked.repair
     frozen = asked.remove or asked.remove_top or asked.scores or asked.level
-    best = asked.known.backdoor and asked.choose != "plain" and not frozen
+    best = asked.known.backdoor or asked.forget is not None
+    best = best and asked.choose != "plain" and not frozen
     return BEST if best else FREEZE
 
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 import repairkit
 from repairkit.core.errors import DataError, SettingsError, TargetNotMetError
 from repairkit.jobs.repair.aims.outcome import fit_probe
-from repairkit.jobs.repair.repair_settings import PatchSettings
+from repairkit.jobs.repair.repair_settings import PatchSettings, wanted_repair
 from tests.jobs.repair.aims.conftest import SPOILT, N
 
 
@@ -132,7 +132,8 @@ def test_a_class_is_forgotten_and_a_probe_still_tells_it(
 ) -> None:
     model, data = telling
     out = model.with_name("forgot.onnx")
-    done = repairkit.patch(model, data, out=out, forget="2", test=test, groups=("town",), at_most=1)
+    wanted: dict[str, Any] = {"forget": "2", "repair": "freeze", "at_most": 1}
+    done = repairkit.patch(model, data, out=out, test=test, groups=("town",), **wanted)
     assert "conv:2" in [filter.id for filter in done.patch.filters]
     with np.load(data) as stored:
         x, y = stored["x"], stored["y"]
@@ -148,6 +149,16 @@ def test_a_class_is_forgotten_and_a_probe_still_tells_it(
     assert "was not unlearned" in " ".join(
         (out.with_name("forgot.report.html")).read_text().split()
     )
+
+
+def test_the_best_of_all_repairs_is_made_of_a_class_to_forget(telling: tuple[Path, Path]) -> None:
+    """Whichever it is: freezing is one of them, and is made where it alone is asked for."""
+    model, data = telling
+    done = repairkit.patch(model, data, out=model.with_name("forgot.onnx"), forget="2")
+    compared = {each["cure"] for each in done.document["selection"]["cures"]}
+    assert {"freeze", "bias", "last-layer"} <= compared
+    assert done.after.metrics["recall_left:2"].value <= 1 / 3
+    assert wanted_repair(PatchSettings(forget="2", level="zero")) == "freeze"
 
 
 def test_moved_biases_give_up_a_class_however_sure_the_model_is(

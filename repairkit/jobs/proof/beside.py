@@ -189,8 +189,9 @@ def _bill(original: model_files.ModelFile, made: model_files.ModelFile) -> dict[
     try:
         digests = bill.hashes_in(documents.read_json(place, "a bill of materials"))
     except (LookupError, TypeError, errors.RunFolderError) as error:
+        reason = error if isinstance(error, errors.RunFolderError) else repr(error)
         raise errors.VerificationError(
-            f"{place}: was altered, or is no bill of materials of repairkit ({error!r})"
+            f"{place}: was altered, or is no bill of materials of repairkit ({reason})"
         ) from error
     claims = metadata.read_claims(made.model)
     is_source = bool(claims) and claims[-1]["source"] == original.digest

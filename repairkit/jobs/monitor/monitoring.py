@@ -77,7 +77,7 @@ def monitor(subject: Subject, settings: Settings, asked: MonitorSettings) -> Mon
     """Look at images that came since, and say whether the promises hold.
 
     Raises:
-        SettingsError: nothing was promised, or the state standings something else.
+        SettingsError: nothing was promised, or the state watches something else.
         VerificationError: the patch file, the original or the state is not what it claims to be.
         RunFolderError: another process writes the state, or it cannot be written.
         DataError: the images cannot be read, or have no labels.
@@ -304,7 +304,7 @@ def _named(file: ModelFile) -> monitor_file.MonitoredModel:
 def _check_same(
     place: Path, known: monitor_file.MonitorDocument, asked: monitor_file.MonitorDocument
 ) -> None:
-    """Refuse to go on with a state that standings something else: floors are fixed beforehand.
+    """Refuse to go on with a state that watches something else: floors are fixed beforehand.
 
     Raises:
         SettingsError: it does.

@@ -9,7 +9,12 @@ from repairkit.core.process.stages import stage
 from repairkit.engine import ort
 from repairkit.engine.cones.compiled import Compiled
 from repairkit.graph.coalitions.recast import recast
-from repairkit.graph.coalitions.weight_space import find_switches, separate, with_codes
+from repairkit.graph.coalitions.weight_space import (
+    find_switches,
+    separate,
+    with_codes,
+    with_products,
+)
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.structure import Rounding, find_rounding
 
@@ -88,6 +93,7 @@ class Candidates:
         separated = separate(
             self.survey, self.roster.sites, self.levels, output=self.output, weight_space=in_weights
         )
+        separated = with_products(separated) if in_weights else separated
         optimised = ort.optimise(with_codes(separated, self.roster), WAYS[way])
         # Not before: the runtime would write down the casts that its CPU kernels need.
         optimised = recast(optimised, "float16") if half else optimised

@@ -81,6 +81,12 @@ class Compiled:
         self.overwrites = self._find_overwrites(sample)
         ort.release_freed()
 
+    @property
+    def product_cost(self) -> float:
+        """Multiplications per image of the sites that are matrix products."""
+        made_by = self.anatomy.index.producers
+        return sum(self.costs[made_by[s.tensor]] for s in self.switches if s.shaped)
+
     def routes(self, *, overwriting: bool = True) -> Routes:
         """Routes from coalition to coalition; unless `overwriting`, convolutions always run."""
         return Routes(
@@ -155,7 +161,8 @@ class Compiled:
             if switch.mask and switch.mask[1] != math.prod(switch.mask):
                 overwrites.append(None)  # the channels are not on the second axis
                 continue
-            tensor, block = self.anatomy.behind(switch.tensor, switch.block)
+            yielded = switch.shaped or switch.tensor
+            tensor, block = self.anatomy.behind(yielded, switch.block)
             overwrites.append(_constant_lanes(tensor, block, tensors[tensor]))
         return tuple(overwrites)
 
@@ -226,18 +233,21 @@ class _Weights:
         kernel, bias = trained[switch.kernel], trained[switch.bias]
         self.arrays = {switch.kernel: kernel.copy(), switch.bias: bias.copy()}
         # Lanes are turned off as bits, many positions at a time; infinity times zero is no number.
-        repeats, n_rows = _divisor(kernel.size // kernel.shape[0]), len(kernel) // switch.block
+        n_channels = len(kernel) // switch.rows
+        repeats, n_rows = _divisor(kernel.size // n_channels), n_channels // switch.block
         shape = (n_rows, -1, repeats * switch.block)
-        self._bits = np.zeros(len(kernel), np.int32)
+        self._bits = np.zeros(n_channels, np.int32)
         self._mask = np.zeros((n_rows, repeats, switch.block), np.int32)
         self._mask_rows = self._mask.reshape(n_rows, 1, -1)
         self._lanes = self.arrays[switch.kernel].view(np.int32).reshape(shape)
-        self._trained, self._trained_bias = kernel.view(np.int32).reshape(shape), bias
-        self._bias, self._levels, self._block = self.arrays[switch.bias], levels, switch.block
+        self._trained = kernel.view(np.int32).reshape(shape)
+        self._trained_bias = bias.reshape(-1, switch.rows)
+        self._bias = self.arrays[switch.bias].reshape(-1, switch.rows)
+        self._levels, self._block = levels.reshape(-1, 1), switch.block
 
     def turn(self, channels: Channels, present: NDArray[np.bool_]) -> None:
         """Turn `channels` on or off, as `present` (n_channels,) says."""
-        on = present[channels]
+        on = present[channels, None]
         self._bias[channels] = np.where(on, self._trained_bias[channels], self._levels[channels])
         self._bits[: len(present)] = present
         np.negative(self._bits, out=self._bits)  # all bits of a lane that is on

@@ -34,6 +34,8 @@ MOST_CACHE_BYTES = 2**31
 """Of the usual cache; 2 GiB."""
 _SMALL_CACHE_BYTES = 2**29
 _LEAST_IMAGES = 8
+_PRODUCT_IMAGES = 32  # the same where matrix products read their weights once for all of them
+_PRODUCT_SHARE = 0.05  # of a pass, that products must be for that
 _LEAST_MACS = 1e9  # of a run, so that its fixed cost is negligible
 _ROWS_PER_JOB = 64
 _ENOUGH_JOBS = 16
@@ -81,7 +83,9 @@ class FastEvaluator:
         self.routes = compiled.routes(overwriting=overwriting)
         self.executor: Executor = SerialExecutor() if executor is None else executor
         self.path = f"{compiled.path} and cones"
-        fitting = max(_LEAST_IMAGES, round(_LEAST_MACS / max(self.routes.full.cost, 1.0)))
+        full = max(self.routes.full.cost, 1.0)
+        many = compiled.product_cost >= _PRODUCT_SHARE * full
+        fitting = max(_PRODUCT_IMAGES if many else _LEAST_IMAGES, round(_LEAST_MACS / full))
         self.grain = min(batch_size, fitting)
         self.states = States(usual_cache(self) if cache_memory is None else cache_memory)
 

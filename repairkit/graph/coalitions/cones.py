@@ -60,6 +60,9 @@ class Switch:
     weight space, `kernel` and `bias` are runtime inputs: channel c is lane
     [c // block, :, c % block] of the kernel, and element c of the bias. Otherwise `kernel` is ""
     and `bias` is the mask input, of shape `mask`.
+
+    In a matrix product each channel has several `rows` of the kernel and elements of the bias, one
+    after another, and `shaped` is the first tensor whose second axis is that of the channels.
     """
 
     site: str
@@ -68,6 +71,8 @@ class Switch:
     bias: str
     block: int
     mask: tuple[int, ...] = ()
+    rows: int = 1
+    shaped: str = ""
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,9 @@ class Anatomy:
         cost = float(made * _MACS_PER_ELEMENT)
         if node.op_type in _WEIGHT_SLOTS and len(node.input) > 1:
             weight = self._dims(node.input[1], shapes)
-            channels = weight[0] if "Conv" in node.op_type else max(weight[-1:] or [1])
+            # A product's weights that are a switch are transposed.
+            first = "Conv" in node.op_type or node.input[1] in self.switches
+            channels = weight[0] if first else max(weight[-1:] or [1])
             cost += made * float(np.prod(weight)) / max(channels, 1)
         return cost
 

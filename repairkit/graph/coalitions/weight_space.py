@@ -12,22 +12,27 @@ Codes that do not appear completely, or not in lanes, are an error; nothing is g
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from repairkit.core import errors, filters
+from repairkit.graph.coalitions import products
 from repairkit.graph.coalitions.cones import Switch, Switched
 from repairkit.graph.coalitions.masking import mask_channels, mask_name, mask_shape
 from repairkit.graph.kinds.kind import Folded, Survey
-from repairkit.graph.protos import DEFAULTS_SINCE, GraphIndex, copied, refill
+from repairkit.graph.protos import DEFAULTS_SINCE, GraphIndex, copied, opset_of, refill
+from repairkit.graph.sizes import sizes_of
 from repairkit.graph.stored.constants import with_dense_tensors
 from repairkit.graph.stored.tensors import folder_of
 
 _LARGEST_CODE = 2**24  # whole numbers up to here are exact in 32 bits
 BLOCKED = "com.microsoft.nchwc"
+LEAST_WEIGHTS = 2**18
+"""Of a kernel, below which it stays in the processor's cache: to read it again costs little."""
+_GEMM_SINCE = 7  # the standard whose Gemm takes a bias of one axis
 _BLOCKS = (16, 8, 4, 32, 64)
 Floats = NDArray[np.float32]
 
@@ -40,13 +45,15 @@ class Separated:
     """The working copy: its only output is the one that is judged.
 
     `kernels` and `biases` hold the sites in weight space, by site name, as trained; their
-    initializers are `kernel_name` and `bias_name`. The sites of `masked` have mask inputs.
+    initializers are `kernel_name` and `bias_name`. The sites of `masked` have mask inputs. `rows`
+    are the rows of each filter in the sites that became matrix products; see `products`.
     """
 
     model: ModelProto
     kernels: dict[str, Floats]
     biases: dict[str, Floats]
     masked: tuple[filters.Site, ...]
+    rows: dict[str, int] = field(default_factory=dict)
 
 
 def kernel_name(site: str) -> str:
@@ -136,6 +143,51 @@ def _tidy(model: ModelProto, gone: set[int], output: str) -> None:
     model.ir_version = max(model.ir_version, DEFAULTS_SINCE)  # so that initializers are constant
 
 
+def with_products(separated: Separated, *, least_weights: int = LEAST_WEIGHTS) -> Separated:
+    """The working copy with matrix products for its sites on few positions, where they pay.
+
+    A site is rewritten where its convolution has one group and written-out padding, the sizes of
+    its input follow from the model, the kernel has at least `least_weights` elements, and the
+    matrix at most twice as many. All others stay as they are. See `products`.
+    """
+    large = {kernel_name(s): s for s, k in separated.kernels.items() if k.size >= least_weights}
+    if not large or opset_of(separated.model, default=1) < _GEMM_SINCE:
+        return separated
+    sizes = sizes_of(separated.model, 1)
+    kernels, rows = dict(separated.kernels), dict[str, int]()
+    nodes, shapes = list[NodeProto](), list[TensorProto]()
+    for node in separated.model.graph.node:
+        site = large.get(node.input[1]) if node.op_type == "Conv" else None
+        product = None
+        if site is not None:
+            dims, most = sizes.get(node.input[0], ()), _LARGEST_CODE - 1
+            product = products.product_of(node, dims, kernels[site], most_elements=most)
+        if site is None or product is None:
+            nodes.append(node)
+            continue
+        shape, n_channels = f"{site}/separate_shape", len(kernels[site])
+        nodes += products.product_nodes(node, kernel_name(site), bias_name(site), shape)
+        sides = np.array([0, n_channels, *product.made], np.int64)
+        shapes.append(numpy_helper.from_array(sides, shape))
+        kernels[site], rows[site] = product.matrix, len(product.matrix) // n_channels
+    if not rows:
+        return separated
+    biases = {s: np.repeat(b, rows.get(s, 1)) for s, b in separated.biases.items()}
+    model = copied(separated.model)
+    refill(model.graph.node, nodes)
+    model.graph.initializer.extend(shapes)
+    _store(model, {kernel_name(s): kernels[s] for s in rows})
+    _store(model, {bias_name(s): biases[s] for s in rows})
+    return replace(separated, model=model, kernels=kernels, biases=biases, rows=rows)
+
+
+def _store(model: ModelProto, arrays: Mapping[str, Floats]) -> None:
+    """Put other numbers into initializers, by name."""
+    for tensor in model.graph.initializer:
+        if tensor.name in arrays:
+            tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+
+
 # After optimisation
 
 
@@ -151,10 +203,9 @@ def with_codes(separated: Separated, roster: filters.Roster) -> ModelProto:
             )
         numbers = np.arange(1, kernel.size + 1, dtype=np.float32)
         codes[kernel_name(site)] = numbers.reshape(kernel.shape)
-        codes[bias_name(site)] = (columns + 1).astype(np.float32)
-    for tensor in model.graph.initializer:
-        if tensor.name in codes:
-            tensor.CopyFrom(numpy_helper.from_array(codes[tensor.name], tensor.name))
+        rows = separated.rows.get(site, 1)
+        codes[bias_name(site)] = np.repeat(columns + 1, rows).astype(np.float32)
+    _store(model, codes)
     return model
 
 
@@ -173,6 +224,12 @@ def find_switches(optimised: ModelProto, separated: Separated, roster: filters.R
     for site in roster.sites:
         if site.name not in separated.kernels:
             switches.append(_mask_switch(optimised, site))
+            continue
+        if site.name in separated.rows:
+            switch = _product_switch(optimised, stored, separated, site)
+            switches.append(switch)
+            trained[switch.kernel] = separated.kernels[site.name]
+            trained[switch.bias] = separated.biases[site.name]
             continue
         first = roster.slices[site.name].start + 1
         if first not in by_code:
@@ -213,6 +270,35 @@ def _mask_switch(optimised: ModelProto, site: filters.Site) -> Switch:
                 mask=mask_shape(site, 1),
             )
     raise errors.ModelError(f"the mask of site {site.name!r} is not found in the optimised graph")
+
+
+def _product_switch(
+    optimised: ModelProto,
+    stored: Mapping[str, TensorProto],
+    separated: Separated,
+    site: filters.Site,
+) -> Switch:
+    """The switch of a site that is a matrix product, whose weights keep their names and order."""
+    kernel, bias = kernel_name(site.name), bias_name(site.name)
+    readers = {name: node for node in optimised.graph.node for name in node.input}
+    node = readers.get(kernel)
+    shaped = None if node is None else readers.get(node.output[0])
+    if node is None or shaped is None or (node.op_type, shaped.op_type) != ("Gemm", "Reshape"):
+        raise errors.ModelError(f"site {site.name!r} is not found in the optimised graph")
+    codes = np.arange(1, separated.kernels[site.name].size + 1, dtype=np.float32)
+    found = stored.get(kernel)
+    kept = found is not None and np.array_equal(numpy_helper.to_array(found).reshape(-1), codes)
+    if not kept or list(node.input[1:]) != [kernel, bias]:
+        raise errors.ModelError(f"the kernel of site {site.name!r} lies in an unknown order")
+    return Switch(
+        site=site.name,
+        tensor=node.output[0],
+        kernel=kernel,
+        bias=bias,
+        block=1,
+        rows=separated.rows[site.name],
+        shaped=shaped.output[0],
+    )
 
 
 def _convolutions(model: ModelProto, stored: Mapping[str, TensorProto]) -> dict[int, NodeProto]:

@@ -41,6 +41,7 @@ from repairkit.engine.model_game import ModelGame
 from repairkit.jobs.setup.preparing import prepare
 from repairkit.jobs.setup.subject import read_subject
 from repairkit.jobs.setup.workbench import Bench, Settings
+from repairkit.metrics.definition import auxiliary_of
 
 CACHE = Path(__file__).parent / ".cache"
 ZOO = Path(os.environ.get("REPAIRKIT_ZOO", Path(__file__).parents[2] / "shared" / "zoo"))
@@ -229,11 +230,15 @@ def open_bench(made: Trained, *, workers: int | None = None) -> Bench:
 
 
 def open_game(made: Trained, *, workers: int | None = None) -> ModelGame:
-    """The game of a trained network: 0/1 accuracy on the first `N_JUDGED` judging images."""
+    """The game of a trained network: 0/1 accuracy on the first `N_JUDGED` judging images.
+
+    As in a scoring by `regression` or `auto`, soft hits come beside hits.
+    """
     bench = open_bench(made, workers=workers)
     suite = bench.parts.selection
     judged = suite.take(np.arange(min(N_JUDGED, len(suite))))
-    return bench.working.game(judged, bench.metrics(("accuracy",)))
+    metrics = bench.metrics(("accuracy",))
+    return bench.working.game(judged, metrics, auxiliaries=[auxiliary_of(m) for m in metrics])
 
 
 def truth(made: Trained, *, n_rows: int | None = None) -> Truth:

@@ -60,6 +60,8 @@ class GameFacts:
     (n_metrics,) says on which images of the pool a metric's scores can differ from zero; None, or
     no entry, for all. `of_sets` is true where some metric judges images together: it is no mean
     over images, so its value needs all of them (see `estimators/driving/playing.py`).
+    `auxiliaries` (n_metrics,) is the column of each metric's auxiliary one, -1 where it has none,
+    and empty where none has: values of the one tell of values of the other.
     """
 
     n_players: int
@@ -69,6 +71,7 @@ class GameFacts:
     guard: int = 0
     images_of: tuple[NDArray[np.intp] | None, ...] = ()
     of_sets: bool = False
+    auxiliaries: tuple[int, ...] = ()
 
     @property
     def n_metrics(self) -> int:

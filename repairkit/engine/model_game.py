@@ -48,12 +48,13 @@ def some_images(
     if facts.of_sets:
         return None
     pool, kept = facts.pool, suite.take(positions)
-    among_all = _with_guard(_weights(metrics, suite), guard, pool.probabilities, suite)
+    parents = _parents(facts.auxiliaries)
+    among_all = _all_weights(_weights(metrics, suite), guard, pool.probabilities, suite, parents)
     share = float(pool.probabilities[positions].sum())
     if share <= 0:
         return None
     drawn = pool.probabilities[positions] / share
-    here = _with_guard(_weights(metrics, kept), guard, drawn, kept)
+    here = _all_weights(_weights(metrics, kept), guard, drawn, kept, parents)
     before = among_all[positions]
     if (here[before == 0] > 0).any():
         return None
@@ -76,6 +77,8 @@ class ModelGame:
         guard: the metric on which walks are truncated, judged on images as they are drawn; the
             first metric if None.
         drawn: how often each image is drawn, (n_images,); as suits the metrics if None.
+        auxiliaries: for each metric one that weighs images alike and whose values tell of its
+            values, or None; the columns of these come last.
     """
 
     def __init__(
@@ -87,13 +90,16 @@ class ModelGame:
         *,
         guard: Metric | None = None,
         drawn: NDArray[np.float64] | None = None,
+        auxiliaries: Sequence[Metric | None] = (),
     ) -> None:
         self.evaluator, self.roster, self.suite = evaluator, roster, suite
         weights = _weights(metrics, suite)
         drawn = draw_probabilities(metrics, weights) if drawn is None else drawn
         self._clash = _clash(metrics, weights, drawn)
-        self._metrics = list(metrics) if guard is None else [*metrics, guard]
-        self._weights = _with_guard(weights, guard, drawn, suite)
+        asked = list(metrics) if guard is None else [*metrics, guard]
+        self._metrics = [*asked, *(metric for metric in auxiliaries if metric is not None)]
+        columns = _auxiliary_columns(auxiliaries, len(asked))
+        self._weights = _all_weights(weights, guard, drawn, suite, _parents(columns))
         self._bytes_per_image: float | None = None  # of the outputs, once there were any
         rates = np.broadcast_to(drawn[:, None], self._weights.shape)
         self._ratios = np.divide(
@@ -111,6 +117,7 @@ class ModelGame:
             guard=len(metrics) if guard is not None else 0,
             images_of=tuple(self._images_of(i) for i in range(len(self._metrics))),
             of_sets=any(not metric.per_image for metric in metrics),
+            auxiliaries=columns,
         )
 
     @property
@@ -198,15 +205,33 @@ def _weights(metrics: Sequence[Metric], suite: Suite) -> list[NDArray[np.float64
     return [metric.weights(suite.annotations) for metric in metrics]
 
 
-def _with_guard(
+def _all_weights(
     weights: list[NDArray[np.float64]],
     guard: Metric | None,
     drawn: NDArray[np.float64],
     suite: Suite,
+    parents: list[int],
 ) -> NDArray[np.float64]:
-    """The weights of all metrics, (n_images, n_metrics); the guard's column is the last."""
+    """The weights of all columns, (n_images, n_metrics): metrics, guard, and auxiliaries.
+
+    `parents` are the metrics that have an auxiliary one.
+    """
     guarded = [] if guard is None else [_as_drawn(guard, drawn, suite)]
-    return np.stack([*weights, *guarded], axis=1)
+    return np.stack([*weights, *guarded, *(weights[k] for k in parents)], axis=1)
+
+
+def _auxiliary_columns(auxiliaries: Sequence[Metric | None], n_before: int) -> tuple[int, ...]:
+    """The column of each metric's auxiliary one, see `core.game.GameFacts`."""
+    there = np.array([metric is not None for metric in auxiliaries], bool)
+    if not there.any():
+        return ()
+    columns = np.where(there, n_before + np.cumsum(there) - 1, -1).tolist()
+    return (*columns, *[-1] * (n_before - len(columns) + int(there.sum())))
+
+
+def _parents(columns: tuple[int, ...]) -> list[int]:
+    """The metrics that have an auxiliary one, in the order of these."""
+    return [k for k, column in enumerate(columns) if column >= 0]
 
 
 def _counted(weights: NDArray[np.float64]) -> NDArray[np.intp] | None:

@@ -137,6 +137,7 @@ class Working:
         *,
         guard: metric.Metric | None = None,
         n_rows: int | None = None,
+        auxiliaries: Sequence[metric.Metric | None] = (),
     ) -> ModelGame:
         """The game of the filters on a suite.
 
@@ -146,9 +147,12 @@ class Working:
             guard: see `ModelGame`.
             n_rows: how many coalitions of all images will be asked, if they are few. A few passes
                 go by the masks at once: to compile the model and to prove that costs more.
+            auxiliaries: see `ModelGame`.
         """
         evaluator = self._evaluator(suite, n_rows)
-        return ModelGame(evaluator, self.roster, suite, metrics, guard=guard)
+        return ModelGame(
+            evaluator, self.roster, suite, metrics, guard=guard, auxiliaries=auxiliaries
+        )
 
     def _evaluator(self, suite: Suite, n_rows: int | None) -> Evaluator:
         masks = MaskEvaluator(

@@ -252,19 +252,19 @@ def star_sizes(n_players: int, most: int) -> marginals.Sizes:
 def _star_is_due(run: AutoRun, spent: float) -> bool:
     """Whether stars have had less than their share of what the regression `spent`.
 
-    The share is a tenth at first, for a trial. Then it is as much again where a unit of
-    precision costs less by stars, and nothing otherwise. It stays a tenth while the regression has
-    rows behind the collapse on trial, which need rows to come to an end, and while there are more
-    contenders than a star takes: only rows tell which of them are nearest to the boundary.
+    None is due while there are more contenders than a star takes: only rows tell which of them are
+    nearest to the boundary. Then the share is a tenth at first, for a trial. It becomes as much
+    again where a unit of precision costs less by stars, and nothing otherwise; and it stays a tenth
+    while the regression has rows behind the collapse on trial, which need rows to come to an end.
     """
-    if not run.contenders.any():
+    n_contenders = int(run.contenders.sum())
+    if not 0 < n_contenders < run.settings.most_contenders:
         return False
-    crowded = run.contenders.sum() >= run.settings.most_contenders
     known = run.contenders & (run.moments.counts >= _KNOWN_AFTER)
     share = _TRIAL
-    if known.sum() >= 0.5 * run.contenders.sum():
+    if known.sum() >= 0.5 * n_contenders:
         cheaper = _star_price(run, known) < run.regression_price
-        most = _TRIAL if crowded or run.regression.beyond.on_trial else 1.0
+        most = _TRIAL if run.regression.beyond.on_trial else 1.0
         share = most if cheaper else 0.0
     return bool(run.costs[1] < share * spent)
 

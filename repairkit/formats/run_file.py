@@ -178,6 +178,7 @@ class RunDocument(TypedDict):
     notes: NotRequired[list[str]]
     metrics: dict[str, Ends]
     excluded: NotRequired[ExcludedFilters]
+    auxiliary: NotRequired[list[str]]
     scored_on: NotRequired[ScoredOn]
     score_size: NotRequired[ScoreSize]
     taken: NotRequired[TakenMethod]

@@ -11,7 +11,7 @@ stacked, and outputs are not read again.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -246,6 +246,42 @@ class Hits:
 
 
 @dataclass(frozen=True)
+class SoftHits:
+    """How clearly the true class wins: its probability over that and the likeliest other's.
+
+    Above a half for an image that is answered rightly, below for others, and smooth between. An
+    output that is no number counts as 0.
+    """
+
+    form: OutputForm
+
+    def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
+        logs = self.form.log_probabilities(outputs).astype(np.float64)
+        rows = np.arange(len(logs))
+        own = logs[rows, annotations.labels]
+        logs[rows, annotations.labels] = -np.inf
+        ahead = np.nan_to_num(own - logs.max(axis=1), nan=-np.inf)
+        soft: NDArray[np.float64] = 1 / (1 + np.exp(np.minimum(-ahead, _MOST_BEHIND)))
+        return soft
+
+
+def auxiliary_of(metric: Metric) -> ImageMetric | None:
+    """The same share with soft hits in place of hits; None for a metric that counts no hits.
+
+    A filter that changes how clearly classes win changes how often they do. A soft hit says more
+    than a hit, so that a filter's value for the one helps to know its value for the other.
+    """
+    if not isinstance(metric, ImageMetric) or not isinstance(metric.score_images, Hits):
+        return None
+    return replace(
+        metric,
+        name=f"{metric.name} (soft)",
+        score_images=SoftHits(metric.score_images.form),
+        smooth=None,
+    )
+
+
+@dataclass(frozen=True)
 class LogLikelihoods:
     """The log-likelihood of an image's true class."""
 
@@ -257,6 +293,7 @@ class LogLikelihoods:
         return likelihoods
 
 
+_MOST_BEHIND = 700.0  # of an exponent that 64 bits can hold
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45
 

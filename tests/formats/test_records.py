@@ -21,7 +21,16 @@ from repairkit.formats.run_file import RunDocument
 
 SCHEMA = json.loads((files("repairkit.formats") / "run.schema.json").read_text())
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-LATER = {"less_is_better", "read", "scored_on", "taken", "again", "statistics", "layers"}
+LATER = {
+    "auxiliary",
+    "less_is_better",
+    "read",
+    "scored_on",
+    "taken",
+    "again",
+    "statistics",
+    "layers",
+}
 """What the schema leaves open, so that it fits the files of every version."""
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from repairkit.core.game import GameFacts
 from repairkit.core.scores import ErrorsOver
+from repairkit.estimators.linear import pooling
 from repairkit.estimators.linear.fits import LEAST_ROWS, Fit, FullOutcomes, nothing_known
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
 
@@ -28,13 +29,10 @@ Floats = NDArray[np.float64]
 _CLASSES = 4
 _FIRST_LOOK = 8  # rows to a player
 _GROWTH = 1.25
-_ON_TRIAL, _RESTING, _POOLED = 1 / 8, 1 / 256, 1 / 6
+_ON_TRIAL, _RESTING, _POOLED = 1 / 8, 1 / 256, 2 / 5
 _LEAST_TRIED, _TRIED = 1, 1.5  # rows behind the collapse to a player
 _TRIED_IN_ALL = 256  # and at least so many in all
-_SURE, _DOUBTFUL, _UNSURE = 3.5, 2.5, 2.0  # standard errors
-_SCALES = (0.01, 0.1, 1.0, 10.0)
-_STEPS = 60
-_TINY = 1e-12
+_SURE, _DOUBTFUL = 3.5, 2.5  # standard errors
 _MOST_BEYOND = 1.3
 
 
@@ -134,6 +132,7 @@ class RowsKnown:
                 score_widths=facts.score_widths[:1],
                 images_of=facts.images_of[:1],
                 guard=0,
+                auxiliaries=(),
             ),
             outcomes=outcomes,
             full=FullOutcomes(self.full.by_image[:, :1], self.full.means[:1]),
@@ -229,30 +228,23 @@ def unlike(some: tuple[Floats, Floats], others: tuple[Floats, Floats]) -> float:
 
 
 def solve_pooled(known: RowsKnown) -> Fit:
-    """Shares that are sums over all sizes: see `pool`.
+    """Shares that are sums over all sizes: see `pooling.pool`.
 
     Behind the collapse each player is valued by itself: rows are too few for a ridge there. Metrics
     about which too few rows say something in one of the classes are cut off.
     """
     n, n_metrics = known.facts.n_players, known.facts.n_metrics
     classes = size_classes(known.most, n)
-    sums, errors = np.zeros((2, len(classes), n, n_metrics))
     fits: list[Fit] = []
     for number, (first, last) in enumerate(classes):
         part = known.of_sizes(first, last)
         fit = (replace(part, entropy=None) if number else part).fit()
-        sums[number], errors[number] = (
-            (last - first + 1) / n * each for each in (fit.shares, fit.errors)
-        )
-        fits.append(fit)
-    shares, noise, total = np.zeros((3, n, n_metrics))
-    unknown = ~np.isfinite(errors).any(axis=1).all(axis=0)
-    for metric in np.flatnonzero(~unknown):
-        shares[:, metric], noise[:, metric], total[:, metric] = pool(
-            sums[:, :, metric], errors[:, :, metric]
-        )
+        size = (last - first + 1) / n
+        fits.append(replace(fit, shares=size * fit.shares, errors=size * fit.errors))
+    shares, noise, total = pooling.pool_fits(fits, known.facts.auxiliaries)
+    unknown = ~np.isfinite(np.stack([fit.errors for fit in fits])).any(axis=1).all(axis=0)
     if unknown.any():
-        cut = known.up_to_collapse().fit((1, known.most))
+        cut = solve_cut_off(known, (1, known.most))
         values, of_cut = cut_off(cut, known.grand, known.most, known.facts)
         shares[:, unknown] = (values - known.grand / n)[:, unknown]
         noise[:, unknown] = total[:, unknown] = of_cut[:, unknown]
@@ -260,117 +252,13 @@ def solve_pooled(known: RowsKnown) -> Fit:
     return replace(fits[0], shares=shares, errors=total, noise=noise, drops=none, drop_errors=none)
 
 
-def pool(sums: Floats, errors: Floats) -> tuple[Floats, Floats, Floats]:
-    """The total of several sums with errors, by how the true ones vary and go together.
-
-    The sums of a player are taken to have a normal law around zero with the covariance c S. S is
-    the same for all players, and c, one of four numbers, is small for the many that do little and
-    large for the few that do much; how many have which is fitted to all (Urbut, Wang, Carbonetto &
-    Stephens 2019, "Flexible statistical methods for estimating and testing effects in genomic
-    studies with multiple conditions"). The total's mean and spread given the sums follow.
-
-    Args:
-        sums: (n_classes, n_players), of which each row adds up to zero.
-        errors: of the same shape; infinite for a player of which a class knows nothing.
-
-    Returns:
-        Totals, which add up to zero; the part of their errors that other rows would draw anew; and
-        their errors; of each (n_players,).
-    """
-    ones, squares = np.ones(len(sums)), np.ma.masked_invalid(errors**2)
-    covariance = _sure_part(np.atleast_2d(np.cov(sums, bias=True)), sums.shape[1])
-    noise = np.maximum(squares.mean(axis=1).data, _TINY * np.trace(covariance))
-    if not noise.any():
-        return sums.sum(axis=0), np.zeros(sums.shape[1]), np.zeros(sums.shape[1])
-    noise = np.maximum(noise, _TINY * noise.max())
-    spread = _spread(covariance, noise, sums.shape[1])
-    if spread.any():
-        laws = [_given(scale * spread, noise) for scale in _SCALES]
-        chances = _chances(sums, laws)
-        weights = np.stack([law.weights for law in laws])
-        left = np.array([(w - ones) @ (c * spread) @ (w - ones)
-                         for c, w in zip(_SCALES, weights, strict=True)])  # fmt: skip
-    else:
-        chances, left = np.ones((sums.shape[1], 1)), np.zeros(1)
-        weights = np.eye(len(sums))[:1]
-    each = sums.T @ weights.T
-    totals = (chances * each).sum(axis=1)
-    drawn = squares.filled(0.0).T @ weights.T**2
-    wrong = drawn + left + (each - totals[:, None]) ** 2
-    unknown = np.where(squares.mask.any(axis=0), np.inf, 0.0)
-    of_rows, of_all = ((chances * part).sum(axis=1) + unknown for part in (drawn, wrong))
-    return totals - totals.mean(), np.sqrt(of_rows), np.sqrt(of_all)
-
-
-@dataclass(frozen=True)
-class _Law:
-    """Sums of one law, seen with noise: the total's `weights`, (n_classes,), and the likelihood.
-
-    `precision` (n_classes, n_classes) and `log_volume` are those of the sums as they are seen.
-    """
-
-    weights: Floats
-    precision: Floats
-    log_volume: float
-
-    def likelihoods(self, sums: Floats) -> Floats:
-        """Logarithms, (n_players,)."""
-        logs: Floats = -0.5 * (self.log_volume + (sums * (self.precision @ sums)).sum(axis=0))
-        return logs
-
-
-def _given(spread: Floats, noise: Floats) -> _Law:
-    seen = spread + np.diag(noise)
-    precision: Floats = np.linalg.inv(seen).astype(np.float64)
-    weights = precision @ spread.sum(axis=1)
-    return _Law(weights, precision, float(np.linalg.slogdet(seen)[1]))
-
-
-def _chances(sums: Floats, laws: list[_Law]) -> Floats:
-    """How likely each law is for each player, (n_players, n_laws): expectation-maximisation."""
-    logs = np.stack([law.likelihoods(sums) for law in laws], axis=1)
-    likely = np.exp(logs - logs.max(axis=1, keepdims=True))
-    shares: Floats = np.full(len(laws), 1 / len(laws))
-    chances: Floats = likely
-    for _ in range(_STEPS):
-        chances = likely * shares
-        chances /= chances.sum(axis=1, keepdims=True)
-        shares = chances.mean(axis=0)
-    return chances
-
-
-def _sure_part(covariance: Floats, n_players: int) -> Floats:
-    """A covariance of sums, those of two classes drawn to zero where chance could make them.
-
-    A class of much noise seems to go with the sums up to the collapse by chance, and what it then
-    adds to every total is large. Each covariance c with the standard error e (of players that do
-    not go together) becomes c (1 - 4 e^2 / c^2), and zero within two standard errors (James & Stein
-    1961, "Estimation with quadratic loss"; the factor 4 in place of 1 is for safety).
-    """
-    variances = np.diag(covariance)
-    unsure = _UNSURE**2 * np.outer(variances, variances) / n_players
-    squares = covariance**2
-    kept = np.divide(squares - unsure, squares, out=np.zeros_like(squares), where=squares > unsure)
-    np.fill_diagonal(kept, 1.0)
-    sure: Floats = covariance * kept
-    return sure
-
-
-def _spread(covariance: Floats, noise: Floats, n_players: int) -> Floats:
-    """The covariance of the true sums, from that of the estimated ones and their mean variances.
-
-    Of its directions those count that stand out from noise, with what noise adds to them taken off
-    (Baik & Silverstein 2006, "Eigenvalues of large sample covariance matrices of spiked population
-    models").
-    """
-    scale = np.sqrt(noise)
-    values, vectors = np.linalg.eigh(covariance / scale / scale[:, None])
-    share = len(noise) / n_players
-    above = values - 1 - share
-    root = np.sqrt(np.maximum(above**2 - 4 * share, 0.0))
-    kept = np.where(values > (1 + np.sqrt(share)) ** 2, (above + root) / 2, 0.0)
-    spread: Floats = (vectors * kept) @ vectors.T * scale * scale[:, None]
-    return spread
+def solve_cut_off(known: RowsKnown, span: tuple[int, int] | None) -> Fit:
+    """Shares from the sizes up to the collapse; of metrics with an auxiliary one, from both."""
+    fit = known.up_to_collapse().fit(span)
+    if not known.facts.auxiliaries:
+        return fit
+    shares, noise, total = pooling.pool_fits([fit], known.facts.auxiliaries, alone=False)
+    return replace(fit, shares=shares, errors=total, noise=noise)
 
 
 def cut_off(fit: Fit, grand: Floats, most: int, facts: GameFacts) -> tuple[Floats, Floats]:

@@ -41,7 +41,8 @@ class Fit:
     generalised cross-validation. `coefficients` and `explained` (n_metrics,) are those of a control
     variate: by how much it is multiplied, and its share of the rows' variance; empty without one.
     `noise` (n_players, n_metrics) is the part of `errors` that other rows would draw anew; empty
-    where it is all of them.
+    where it is all of them. `correlations` (n_metrics,) says how the errors of a metric's shares go
+    with those of its auxiliary metric's, where it has one; empty without any.
     """
 
     shares: Floats
@@ -54,6 +55,7 @@ class Fit:
     coefficients: Floats = field(default_factory=lambda: np.zeros(0))
     explained: Floats = field(default_factory=lambda: np.zeros(0))
     noise: Floats = field(default_factory=lambda: np.zeros(0))
+    correlations: Floats = field(default_factory=lambda: np.zeros(0))
 
     @property
     def drawn_errors(self) -> Floats:

@@ -179,10 +179,7 @@ class RegressionRun:
     def conclusion(self) -> str:
         return "the only player has all"
 
-    @property
-    def n_undecided(self) -> int | None:
-        """Unknown until the rows are solved."""
-        return None
+    n_undecided: ClassVar[None] = None  # unknown until the rows are solved
 
     @property
     def statistics(self) -> dict[str, float]:
@@ -377,8 +374,14 @@ def widen_errors(run: RegressionRun) -> None:
             fitted,
             errors=np.maximum(fitted.errors, alone.errors),
             drop_errors=np.maximum(fitted.drop_errors, alone.drop_errors),
-            noise=np.maximum(fitted.noise, alone.noise),
+            noise=np.maximum(fitted.drawn_errors, alone.drawn_errors),
         )
+
+
+def _auxiliaries(run: RegressionRun) -> tuple[int, ...]:
+    """Those that help to know the values: how they do is learnt from players, if many."""
+    asked = run.plan.scaled and run.plan.errors_over == "rows" and run.law != "shapley"
+    return run.facts.auxiliaries if asked and run.facts.n_players > FEW_PLAYERS else ()
 
 
 def _known(run: RegressionRun, *, few: bool = False) -> all_sizes.RowsKnown:
@@ -386,7 +389,7 @@ def _known(run: RegressionRun, *, few: bool = False) -> all_sizes.RowsKnown:
     if table is not None:
         control = ridge.ControlVariate(table, run.predicted, run.pool)
     return all_sizes.RowsKnown(
-        facts=replace(run.facts, pool=run.pool),
+        facts=replace(run.facts, pool=run.pool, auxiliaries=_auxiliaries(run)),
         rows=run.rows,
         outcomes=run.outcomes,
         full=FullOutcomes(run.baseline, run.ends[0]),
@@ -403,7 +406,7 @@ def _solved(run: RegressionRun, *, few: bool = False) -> Fit:
     if run.beyond.pooled:
         return all_sizes.solve_pooled(known)
     span = (run.plan.least, run.most) if run.law in drawing.BALANCED else None
-    return known.up_to_collapse().fit(span)
+    return known.up_to_collapse().fit(span) if few else all_sizes.solve_cut_off(known, span)
 
 
 def _statistics(run: RegressionRun) -> dict[str, float]:
@@ -450,6 +453,8 @@ def _describe(run: RegressionRun) -> str:
     plan, n = run.plan, run.facts.n_players
     errors = "rows" if plan.errors_over == "rows" else "images (clusters)"
     words = f"sandwich errors over {errors}, normal, for one filter at one look"
+    if _auxiliaries(run):
+        words += "; drawn to what soft hits tell, as these go together over all filters"
     if run.beyond.pooled:
         return f"{words}; pooled over all sizes by how these go together over all filters"
     if run.whole_law:
@@ -460,11 +465,9 @@ def _describe(run: RegressionRun) -> str:
     fitted = run.fit
     if run.table is None or fitted is None or not len(fitted.coefficients):
         return semivalue
-    return (
-        f"{semivalue}; beside the rows a table of what {len(run.table)} images lose with each "
-        f"filter alone, times {fitted.coefficients[0]:.2f}, which explains "
-        f"{100 * fitted.explained[0]:.0f} % of the rows' variance"
-    )
+    told = f"times {fitted.coefficients[0]:.2f}, which explains {100 * fitted.explained[0]:.0f} %"
+    table = f"beside the rows a table of what {len(run.table)} images lose with each filter alone"
+    return f"{semivalue}; {table}, {told} of the rows' variance"
 
 
 def _scores(run: RegressionRun) -> Scores:
@@ -492,5 +495,5 @@ def _scores(run: RegressionRun) -> Scores:
         efficient=run.law == "shapley",
         joint=joint,
         errors_over=plan.errors_over,
-        noise=fitted.drawn_errors[:, 0] if fitted and run.beyond.pooled else None,
+        noise=fitted.noise[:, 0] if fitted and fitted.noise.size else None,
     )

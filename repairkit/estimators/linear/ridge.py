@@ -72,6 +72,7 @@ def fit(
     rng: np.random.Generator | None,
     span: tuple[int, int] | None = None,
     added: AdditiveGame | None = None,
+    auxiliaries: tuple[int, ...] = (),
 ) -> Fit:
     """Fit all metrics.
 
@@ -84,6 +85,7 @@ def fit(
         rng: for the traces; None to value each player by itself, where rows are few.
         span: sizes, from - to, that the mean drop covers evenly; if None, as the shares do.
         added: the additive game that was added to the outcomes; its semivalues are added back.
+        auxiliaries: see `core.game.GameFacts`, of these metrics.
     """
     residuals, drops, drop_errors = _partial_out(rows, outcomes, full, span)
     if rng is None:
@@ -107,7 +109,28 @@ def fit(
         penalty=choices[0].penalty / rows.spread(),
         degrees=choices[0].degrees,
         r2=choices[0].r2,
+        correlations=_correlations(rows, residuals, auxiliaries),
     )
+
+
+def _correlations(rows: RegressionRows, residuals: Floats, auxiliaries: tuple[int, ...]) -> Floats:
+    """How errors go with those of auxiliary metrics, (n_metrics,), empty without any.
+
+    The covariance of two shares' errors is a sum over rows of products of residuals, with the
+    weights of their variances. These are alike for all players, but for who lacks.
+    """
+    if not auxiliaries:
+        return np.zeros(0)
+    shares, weights = rows.all_sizes() / rows.n_players, rows.all_weights()
+    counted = shares * (1 - shares) * (1.0 if weights is None else weights**2)
+    scaled = residuals * np.sqrt(counted)[:, None]
+    norms = np.sqrt((scaled**2).sum(axis=0))
+    correlations = np.zeros(len(auxiliaries))
+    for metric, other in enumerate(auxiliaries):
+        if other >= 0 and norms[metric] * norms[other] > 0:
+            product = float(scaled[:, metric] @ scaled[:, other])
+            correlations[metric] = product / (norms[metric] * norms[other])
+    return correlations
 
 
 def _penalised(
@@ -296,6 +319,7 @@ def solve(
     traces, None where there is none; `control` has predictions of the rows, if there are any.
     """
     whole = nothing_known((facts.n_players, facts.n_metrics))
+    whole = replace(whole, correlations=np.zeros(len(facts.auxiliaries)))
     columns = outcomes.columns()
     predicted = None if control is None else control.predicted.columns()
     figures = np.zeros((2, facts.n_metrics))
@@ -315,10 +339,21 @@ def solve(
             )
             numbers += added
         rng = None if entropy is None else np.random.default_rng(entropy)
-        fitted = fit(part, numbers, some, errors_over=errors_over, rng=rng, span=span, added=game)
+        fitted = fit(
+            part, numbers, some, errors_over=errors_over, rng=rng, span=span, added=game,
+            auxiliaries=_among(facts.auxiliaries, metrics),
+        )  # fmt: skip
         whole = _with_metrics(whole, metrics, fitted)
     of_control = {} if control is None else {"coefficients": figures[0], "explained": figures[1]}
     return replace(whole, **of_control)
+
+
+def _among(auxiliaries: tuple[int, ...], metrics: NDArray[np.intp]) -> tuple[int, ...]:
+    """The places of auxiliary metrics among some metrics; a metric looks at images as its own."""
+    if not auxiliaries:
+        return ()
+    places = {int(metric): place for place, metric in enumerate(metrics)}
+    return tuple(places.get(auxiliaries[metric], -1) for metric in metrics)
 
 
 def _enough_rows(
@@ -356,6 +391,8 @@ def _with_metrics(whole: Fit, metrics: NDArray[np.intp], fitted: Fit) -> Fit:
     """Write the fit of some metrics into the arrays of all."""
     whole.shares[:, metrics], whole.errors[:, metrics] = fitted.shares, fitted.errors
     whole.drops[metrics], whole.drop_errors[metrics] = fitted.drops, fitted.drop_errors
+    if len(fitted.correlations):
+        whole.correlations[metrics] = fitted.correlations
     if metrics[0]:
         return whole
     return replace(whole, penalty=fitted.penalty, degrees=fitted.degrees, r2=fitted.r2)

@@ -25,7 +25,7 @@ from repairkit.estimators.revaluing import FEW_ROWS, KeptOutcomes, cut, revalued
 from repairkit.formats.rows_file import KeptRows
 from repairkit.formats.run_file import RunDocument, RunFolder
 from repairkit.metrics.catalogue import make_metric
-from repairkit.metrics.definition import check_defined
+from repairkit.metrics.definition import auxiliary_of, check_defined
 from repairkit.metrics.image_metrics import ACCURACY
 from repairkit.metrics.robustness import CLEAN_ACCURACY
 
@@ -265,7 +265,11 @@ def _game(
 ) -> ModelGame:
     evaluator = KeptEvaluator(replay.rows.ends, positions)
     guard = _guard(replay, metrics, part)
-    return ModelGame(evaluator, replay.roster, part, metrics, guard=guard, drawn=drawn)
+    borrows = "auxiliary" in replay.document and all(metric.per_image for metric in metrics)
+    beside = tuple(map(auxiliary_of, metrics)) if borrows else ()
+    return ModelGame(
+        evaluator, replay.roster, part, metrics, guard=guard, drawn=drawn, auxiliaries=beside
+    )
 
 
 def _guard(replay: Replay, metrics: tuple[Metric, ...], part: Suite) -> Metric | None:

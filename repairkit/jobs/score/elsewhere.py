@@ -62,6 +62,7 @@ class Recipe:
     suite: Suite
     metrics: tuple[metric.Metric, ...]
     guard: metric.Metric | None
+    auxiliaries: tuple[metric.Metric | None, ...] = ()
 
     @classmethod
     def of(
@@ -70,6 +71,7 @@ class Recipe:
         part: Suite,
         metrics: Sequence[metric.Metric],
         guard: metric.Metric | None,
+        auxiliaries: Sequence[metric.Metric | None] = (),
     ) -> Recipe:
         """The game of a bench on some images.
 
@@ -101,6 +103,7 @@ class Recipe:
             suite=suite,
             metrics=tuple(metrics),
             guard=guard,
+            auxiliaries=tuple(auxiliaries),
         )
 
     @property
@@ -131,7 +134,9 @@ class Recipe:
             settle_levels=lambda _: self.levels,
             effort=replace(self.effort, workers=threads),
         )
-        game = working.game(self.suite, self.metrics, guard=self.guard)
+        game = working.game(
+            self.suite, self.metrics, guard=self.guard, auxiliaries=self.auxiliaries
+        )
         return OpenGame(game, working.device, working.precision)
 
 

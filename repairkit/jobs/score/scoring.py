@@ -6,10 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from repairkit.core.errors import RunFolderError, Terminated
-from repairkit.core.game import Outcomes, Round
 from repairkit.core.metric import Metric
 from repairkit.core.process.stages import event, stage
 from repairkit.core.scores import Progress, Run, Spent, first_metrics
@@ -17,11 +14,10 @@ from repairkit.core.suite import Precision, Suite
 from repairkit.data.parts import CONFIRMATION_SHARE, split_selection, thin
 from repairkit.estimators.driving import checkpoint, driver
 from repairkit.formats import effects, run_file
-from repairkit.formats.score_size import Ends
 from repairkit.jobs.ask import keeping
 from repairkit.jobs.output import destination, signs_of_life
 from repairkit.jobs.runs import claiming, run_document
-from repairkit.jobs.score import excluding, methods
+from repairkit.jobs.score import columns, excluding, methods
 from repairkit.jobs.score.collapse import warn_of_collapse
 from repairkit.jobs.score.elsewhere import Cluster, PlacedGame, Recipe
 from repairkit.jobs.score.score_settings import NORMS, SHARE_OF_CURVE, Exclusion, ScoreSettings
@@ -139,7 +135,15 @@ def score_bench(
             cluster=cluster,
             on_progress=on_progress,
         )
-        job = replace(job, images=_affordable(job), guard=_guard(bench, metrics))
+        beside = columns.auxiliaries(job.metrics, scoring.method, len(bench.roster), earlier)
+        if beside is not None:
+            document["auxiliary"] = [metric.name for metric in beside if metric is not None]
+        job = replace(
+            job,
+            images=_affordable(job),
+            guard=columns.guard(bench, metrics),
+            auxiliaries=beside or (),
+        )
         words = "" if job.pace is None else job.pace.in_words(len(bench.roster), scoring.method)
         with stage(words) if words else nullcontext():
             estimation = _watched(job)
@@ -204,6 +208,7 @@ class _Job:
         images: on which the game is played.
         metrics: of the game, without the guard.
         guard: see `engine.model_game.ModelGame`.
+        auxiliaries: see there.
         pace: what the time limit allows; None without one.
         earlier: the run that is resumed, if any.
         document: its `run.json` so far.
@@ -223,6 +228,7 @@ class _Job:
     cluster: Cluster | None
     on_progress: Callable[[Progress], None] | None
     guard: Metric | None = None
+    auxiliaries: tuple[Metric | None, ...] = ()
 
 
 def _evidence(estimation: driver.Estimation, job: _Job, asked: Suite) -> Evidence | None:
@@ -281,10 +287,12 @@ def _table(job: _Job) -> Iterator[_Table]:
     bench, working = job.bench, job.bench.working
     if job.cluster is None:
         n_rows = _rows_of(job.scoring, bench)
-        game = working.game(job.images, job.metrics, guard=job.guard, n_rows=n_rows)
+        game = working.game(
+            job.images, job.metrics, guard=job.guard, n_rows=n_rows, auxiliaries=job.auxiliaries
+        )
         yield _Table(game, working.device, working.precision)
         return
-    recipe = Recipe.of(bench, job.images, job.metrics, job.guard)
+    recipe = Recipe.of(bench, job.images, job.metrics, job.guard, job.auxiliaries)
     with job.cluster.open(recipe, seed=bench.settings.seed) as remote:
         yield _Table(remote, remote.device, remote.precision)
 
@@ -294,8 +302,8 @@ def _play(job: _Job, table: _Table, watch: signs_of_life.Watch) -> driver.Estima
     bench, scoring, document, folder = job.bench, job.scoring, job.document, job.folder
     game = table.game
     keeper = keeping.Keeper(game) if _keeps_rows(job) else None
-    known = _play_ends(game)
-    document["metrics"] = _ends(known[1], game, len(job.metrics))
+    known = columns.play_ends(game)
+    document["metrics"] = columns.ends_of(known[1], game.facts, len(job.metrics))
     document["notes"] += looking.told_of_ends(document["metrics"])
     plan = methods.settle_estimator(scoring, game, bench, pace=job.pace, again=_taken(job.earlier))
     estimator, budget = plan.estimator, plan.budget
@@ -416,30 +424,6 @@ def _rows_of(scoring: ScoreSettings, bench: workbench.Bench) -> int | None:
         return None
     most = scoring.of_ranking.max_evaluations
     return _ENDS + (wanted if most is None else min(wanted, most))
-
-
-def _guard(bench: workbench.Bench, metrics: tuple[Metric, ...]) -> Metric | None:
-    """Accuracy, which truncates walks, if the model has classes and no accuracy is scored."""
-    if metrics[0].name == bench.accuracy or bench.n_classes == 0:
-        return None
-    return bench.metrics((bench.accuracy,))[0]
-
-
-@stage("playing with all filters and with none")
-def _play_ends(game: PlacedGame) -> tuple[Round, Outcomes]:
-    """The coalitions with all filters and with none, on all images."""
-    n = game.facts.n_players
-    round = Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))
-    return round, game.play(round)
-
-
-def _ends(outcomes: Outcomes, game: PlacedGame, n_metrics: int) -> dict[str, Ends]:
-    """V(all) and V(none) of every metric, on all images of the game."""
-    values = outcomes.values
-    return {
-        name: {"all": float(values[0, i]), "none": float(values[1, i])}
-        for i, name in enumerate(game.facts.metrics[:n_metrics])
-    }
 
 
 def find_excluded(exclusion: Exclusion | None, bench: workbench.Bench) -> excluding.Excluded:

@@ -189,7 +189,7 @@ def test_pooled_totals_are_nearer_than_sums_and_their_errors_hold(
 ) -> None:
     rng = np.random.default_rng(1)
     true, sums, errors = sums_like(rng, 2_000, np.array(noise))
-    totals, drawn, stated = all_sizes.pool(sums, errors)
+    totals, drawn, stated = pooling.pool(sums, errors)
     assert totals.sum() == pytest.approx(0, abs=1e-8)
     off = totals - true.sum(axis=0)
     assert (off**2).mean() < ((sums - true).sum(axis=0) ** 2).mean()
@@ -198,14 +198,14 @@ def test_pooled_totals_are_nearer_than_sums_and_their_errors_hold(
     large = np.argsort(-np.abs(true.sum(axis=0)))[:200]
     assert (np.abs(off) <= 1.96 * stated)[large].mean() >= 0.85
     assert (drawn <= stated * (1 + 1e-9)).all()
-    again = all_sizes.pool(true + errors * rng.standard_normal(true.shape), errors)[0]
+    again = pooling.pool(true + errors * rng.standard_normal(true.shape), errors)[0]
     assert (again - totals).std() == pytest.approx(np.sqrt(2) * np.sqrt((drawn**2).mean()), rel=0.2)
 
 
 def test_sums_without_errors_are_added_up() -> None:
     true, _, errors = sums_like(np.random.default_rng(2), 300, np.ones(3))
     for few in (1e-9, 0.0):
-        totals, _, stated = all_sizes.pool(true, few * errors)
+        totals, _, stated = pooling.pool(true, few * errors)
         np.testing.assert_allclose(totals, true.sum(axis=0), atol=1e-3)
         assert stated.max() < 1e-2
 
@@ -214,7 +214,7 @@ def test_a_player_of_which_a_class_knows_nothing_stays_unknown() -> None:
     _, sums, errors = sums_like(np.random.default_rng(3), 300, np.full(3, 0.3))
     unknown = errors.copy()
     unknown[2, 7] = np.inf
-    stated = all_sizes.pool(sums, unknown)[2]
+    stated = pooling.pool(sums, unknown)[2]
     assert np.isinf(stated[7])
     assert np.isfinite(np.delete(stated, 7)).all()
 
@@ -284,7 +284,7 @@ def test_classes_that_go_together_by_chance_add_nothing() -> None:
         errors = np.broadcast_to(np.array([0.5, 2.0, 2.0, 6.0])[:, None], (4, n))
         sums = errors * rng.standard_normal((4, n))
         sums[0] += true
-        totals, _, _ = all_sizes.pool(sums - sums.mean(axis=1, keepdims=True), errors)
+        totals, _, _ = pooling.pool(sums - sums.mean(axis=1, keepdims=True), errors)
         kept.append(np.polyfit(true, totals, 1)[0])
         worse.append(((totals - true) ** 2).mean() / ((sums[0] - true) ** 2).mean())
     assert np.mean(worse) < 1
@@ -296,5 +296,5 @@ def test_classes_that_surely_go_together_are_added_up() -> None:
     true = rng.standard_t(3, n)
     errors = np.broadcast_to(np.array([0.3, 1.0, 1.0])[:, None], (3, n))
     sums = np.array([1.0, 0.8, 0.5])[:, None] * true + errors * rng.standard_normal((3, n))
-    totals, _, _ = all_sizes.pool(sums - sums.mean(axis=1, keepdims=True), errors)
+    totals, _, _ = pooling.pool(sums - sums.mean(axis=1, keepdims=True), errors)
     assert np.polyfit(true, totals, 1)[0] == pytest.approx(2.3, abs=0.2)

@@ -162,7 +162,7 @@ class Working:
             executor=make_executor(self.effort.workers or default_workers()),
             batch_size=self.effort.batch_size,
         )
-        if n_rows is not None and self._is_few(n_rows * len(suite)):
+        if n_rows is not None and _is_few(self, n_rows * len(suite)):
             return masks.with_runner(self.judge.sharing(step=self.opened.step or 1))
         evaluator = open_evaluator(
             self.candidates,
@@ -175,10 +175,6 @@ class Working:
             return evaluator
         quick = masks.with_runner(self._quick)
         return LateScattered(evaluator, partial(self._scattered, evaluator, quick))
-
-    def _is_few(self, n_passes: int) -> bool:
-        trees = not all(site.in_tensor for site in self.roster.sites)
-        return n_passes <= _FEW_PASSES and self.precision == "float32" and not trees
 
     def _scattered(self, evaluator: Evaluator, masks: MaskEvaluator) -> Evaluator:
         # Where not even the optimised model agrees with the judge, one with other nodes will not.
@@ -216,6 +212,11 @@ class Working:
         if model is None:
             return None
         return opened.variant(model, device="cpu").runner(outputs=(opened.output,))
+
+
+def _is_few(working: Working, n_passes: int) -> bool:
+    trees = not all(site.in_tensor for site in working.roster.sites)
+    return n_passes <= _FEW_PASSES and working.precision == "float32" and not trees
 
 
 @stage("opening the instrumented model")

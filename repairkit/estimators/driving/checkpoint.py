@@ -168,7 +168,11 @@ def _digest(
             settings[name] = encoder.encode(value)
         except TypeError:
             settings[name] = names(type(value))
-    tree = [names(type(estimator)), settings, encoder.encode(facts), seed]
+    told = {f.name: encoder.encode(getattr(facts, f.name)) for f in dataclasses.fields(facts)}
+    if not facts.auxiliaries:  # keys from before there were any stay as they are
+        del told["auxiliaries"]
+    of_game = {"dataclass": names(type(facts)), "fields": told}
+    tree = [names(type(estimator)), settings, of_game, seed]
     digest = hashlib.sha256(json.dumps([tree, encoder.generators], sort_keys=True).encode())
     for blob in encoder.blobs:
         digest.update(blob)

@@ -14,7 +14,7 @@ from repairkit.core.game import Round, SomeImages
 from repairkit.core.scores import Budget
 from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.exact import Exact
-from repairkit.estimators.linear import all_sizes, drawing, ridge
+from repairkit.estimators.linear import all_sizes, drawing, pooling, ridge
 from repairkit.estimators.linear.fits import FullOutcomes
 from repairkit.estimators.linear.regression import Regression, RegressionRun
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows

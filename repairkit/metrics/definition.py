@@ -249,19 +249,20 @@ class Hits:
 class SoftHits:
     """How clearly the true class wins: its probability over that and the likeliest other's.
 
-    Above a half for an image that is answered rightly, below for others, and smooth between. An
-    output that is no number counts as 0.
+    Above a half where the true class is the likeliest, below where another is, and smooth between.
+    A threshold plays no part. 0 for an image whose outputs hold a NaN.
     """
 
     form: OutputForm
 
     def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
         logs = self.form.log_probabilities(outputs).astype(np.float64)
+        broken = (logs == LOG_FLOOR).all(axis=1)
         rows = np.arange(len(logs))
         own = logs[rows, annotations.labels]
         logs[rows, annotations.labels] = -np.inf
-        ahead = np.nan_to_num(own - logs.max(axis=1), nan=-np.inf)
-        soft: NDArray[np.float64] = 1 / (1 + np.exp(np.minimum(-ahead, _MOST_BEHIND)))
+        soft: NDArray[np.float64] = 1 / (1 + np.exp(logs.max(axis=1) - own))
+        soft[broken] = 0.0
         return soft
 
 
@@ -293,7 +294,6 @@ class LogLikelihoods:
         return likelihoods
 
 
-_MOST_BEHIND = 700.0  # of an exponent that 64 bits can hold
 # The least positive number of 32 bits: the logarithm of an output that is 0 must be finite.
 _LEAST = 1e-45
 

@@ -11,8 +11,9 @@ from repairkit.core.game import Round
 from repairkit.core.outputs import OutputForm
 from repairkit.core.suite import Annotations, Suite
 from repairkit.engine.evaluator import Reduce
-from repairkit.engine.model_game import ModelGame
+from repairkit.engine.model_game import ModelGame, some_images
 from repairkit.metrics.catalogue import make_metric
+from repairkit.metrics.definition import auxiliary_of
 
 N = 600
 
@@ -40,7 +41,7 @@ class Fixed:
         return np.stack([reduce(self.outputs[row], row) for row in rows])
 
 
-def game_of(names: list[str]) -> ModelGame:
+def game_of(names: list[str], *, soft: bool = False, guard: str = "") -> ModelGame:
     rng = np.random.default_rng(0)
     labels = rng.choice(3, N, p=[0.7, 0.2, 0.1])
     groups = (rng.random(N) < 0.1).astype(np.int64)
@@ -54,7 +55,10 @@ def game_of(names: list[str]) -> ModelGame:
         make_metric(n, form=OutputForm("logits"), annotations=annotations, n_classes=3)
         for n in names
     ]
-    return ModelGame(Fixed(logits), Roster(()), suite, metrics)
+    guards = make_metric(guard, form=OutputForm("logits"), annotations=annotations,
+                         n_classes=3) if guard else None  # fmt: skip
+    beside = [auxiliary_of(metric) for metric in metrics] if soft else []
+    return ModelGame(Fixed(logits), Roster(()), suite, metrics, guard=guards, auxiliaries=beside)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +90,42 @@ def test_metrics_that_need_different_batches_are_refused_where_batches_are_drawn
     images = game.facts.pool.draw(np.random.default_rng(0), 64)[None]
     with pytest.raises(SettingsError, match="in a run of its own"):
         game.play(Round(np.zeros((1, 0), bool), images))
+
+
+def test_auxiliary_metrics_come_last_and_are_weighed_as_theirs() -> None:
+    names = ["recall:0", "loss", "group_accuracy"]
+    game = game_of(names, soft=True, guard="accuracy")
+    plain = game_of(names, guard="accuracy")
+    assert game.facts.metrics == (
+        *names, "accuracy", "recall:0 (soft)", "group_accuracy (soft)",
+    )  # fmt: skip
+    assert game.facts.auxiliaries == (4, -1, 5, -1, -1, -1)
+    assert plain.facts.auxiliaries == ()
+    assert game.facts.guard == plain.facts.guard == 3
+    np.testing.assert_array_equal(game.facts.pool.probabilities, plain.facts.pool.probabilities)
+    everyone = Round(np.ones((1, 0), bool))
+    outcomes, before = game.play(everyone), plain.play(everyone)
+    np.testing.assert_array_equal(outcomes.scores[:, :, :4], before.scores)
+    for metric, column in ((0, 4), (2, 5)):
+        counted, soft = (outcomes.scores[0, :, k] > 0 for k in (metric, column))
+        assert (soft | ~counted).all()
+        own, other = game.facts.images_of[metric], game.facts.images_of[column]
+        np.testing.assert_array_equal(own, other)  # None stands for all
+    drawn = game.facts.pool.draw(np.random.default_rng(0), 6_000)
+    by_draws = game.play(Round(np.ones((6_000, 0), bool), drawn[:, None])).values
+    assert by_draws.mean(axis=0) == pytest.approx(outcomes.values[0], rel=0.1)
+
+
+def test_auxiliary_metrics_are_cut_with_their_images() -> None:
+    names = ["recall:0", "group_accuracy"]
+    game, plain = (game_of(names, soft=soft) for soft in (True, False))
+    metrics = [metric for metric in game._metrics if "soft" not in metric.name]
+    positions = np.arange(0, N, 2)
+    some = some_images(game.facts, game.suite, metrics, positions)
+    other = some_images(plain.facts, plain.suite, metrics, positions)
+    assert some is not None
+    assert other is not None
+    np.testing.assert_array_equal(some.ratios[:, :2], other.ratios)
+    np.testing.assert_array_equal(some.ratios[:, 2:], other.ratios)
+    assert some.facts.auxiliaries == (2, 3, -1, -1)
+    assert len(some.facts.images_of) == 4

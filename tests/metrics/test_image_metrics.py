@@ -17,6 +17,7 @@ from repairkit.core.errors import DataError, SettingsError
 from repairkit.core.outputs import LOG_FLOOR, OutputForm
 from repairkit.core.suite import Annotations
 from repairkit.metrics.catalogue import make_metric
+from repairkit.metrics.definition import auxiliary_of
 from tests.metrics.cases import annotate, grouped_predictions, noisy_logits, one_hot
 
 LOGITS = OutputForm("logits")
@@ -159,3 +160,42 @@ def test_metrics_travel_to_workers(name):
     np.testing.assert_array_equal(
         there.score(outputs, annotations), metric.score(outputs, annotations)
     )
+
+
+@pytest.mark.parametrize("name", ["accuracy", "recall:1", "group_accuracy", "group_accuracy:fair"])
+def test_soft_hits_compare_the_true_class_with_the_likeliest_other(name: str) -> None:
+    rng = np.random.default_rng(3)
+    labels, groups = rng.integers(4, size=50), rng.integers(2, size=50)
+    annotations, logits = annotate(labels, groups), 3 * rng.standard_normal((50, 4))
+    metric = make_metric(name, form=LOGITS, annotations=annotations, n_classes=4)
+    soft = auxiliary_of(metric)
+    assert soft is not None
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    own = chances[np.arange(50), labels]
+    others = np.where(np.eye(4, dtype=bool)[labels], 0, chances).max(axis=1)
+    scores = soft.score(logits, annotations)
+    np.testing.assert_allclose(scores, own / (own + others), rtol=1e-9)
+    np.testing.assert_array_equal(scores > 0.5, metric.score(logits, annotations) == 1)
+    np.testing.assert_array_equal(soft.weights(annotations), metric.weights(annotations))
+    assert value_of(soft, logits, annotations) > 0
+    assert soft.name == f"{name} (soft)"
+
+
+def test_soft_hits_of_outputs_that_are_no_numbers_are_none() -> None:
+    annotations = annotate(np.array([0, 1, 1]), np.zeros(3, np.int64))
+    for form, outputs in (
+        (LOGITS, np.array([[np.nan, 1.0], [-np.inf, 0.0], [np.inf, 0.0]])),
+        (CERTAIN, np.array([[np.nan, 1.0], [0.0, 1.0], [1.0, 0.0]])),
+    ):
+        metric = make_metric("accuracy", form=form, annotations=annotations, n_classes=2)
+        soft = auxiliary_of(metric)
+        assert soft is not None
+        first, second, _ = soft.score(outputs, annotations)
+        assert first == 0
+        assert second == pytest.approx(1)
+
+
+def test_losses_have_no_auxiliary_metric() -> None:
+    annotations = annotate(np.array([0, 1]), np.zeros(2, np.int64))
+    metric = make_metric("loss", form=LOGITS, annotations=annotations, n_classes=2)
+    assert auxiliary_of(metric) is None

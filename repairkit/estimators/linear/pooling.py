@@ -82,17 +82,19 @@ def pool(
     """
     n_sums, n_players = sums.shape
     alike = np.zeros(n_sums) if alike is None else np.clip(alike, -_MOST_ALIKE, _MOST_ALIKE)
-    counted = (np.arange(n_sums) < len(alike)).astype(np.float64)
+    counts = np.arange(n_sums) < len(alike)
     finite = np.isfinite(errors)
     known = np.where(finite, errors, 0.0)
     variances = (known**2).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
-    if not variances[counted > 0].any():
-        return counted @ sums, np.zeros(n_players), np.zeros(n_players)
-    variances = np.maximum(variances, _TINY * max(sums.var(axis=1).sum(), variances.max()))
-    related = _related(alike, n_sums)
-    noise = related * np.sqrt(np.outer(variances, variances))
-    spread = _spread(_sure_part(np.atleast_2d(np.cov(sums, bias=True)), noise, n_players),
-                     noise, n_players)  # fmt: skip
+    if not variances[counts].any():
+        return sums[counts].sum(axis=0), np.zeros(n_players), np.zeros(n_players)
+    # Every sum in units of its error, so that units play no part.
+    units = np.sqrt(np.maximum(variances, _TINY * sums.var(axis=1)))
+    units[units == 0] = 1.0
+    counted, sums, known = units * counts, sums / units[:, None], known / units[:, None]
+    noise = _noise(alike, n_sums)
+    covariance = np.atleast_2d(np.cov(sums, bias=True))
+    spread = _spread(_sure_part(covariance, noise, n_players), noise, n_players)
     if spread.any():
         laws = [_given(scale * spread, noise, counted) for scale in _SCALES]
         chances = _chances(sums, laws)
@@ -101,10 +103,10 @@ def pool(
                          for c, w in zip(_SCALES, weights, strict=True)])  # fmt: skip
     else:
         chances, left = np.ones((n_players, 1)), np.zeros(1)
-        weights = np.eye(n_sums)[:1]
+        weights = counted[None] * (np.arange(n_sums) == 0)
     each = sums.T @ weights.T
     totals = (chances * each).sum(axis=1)
-    drawn = np.stack([((w := weight[:, None] * known) * (related @ w)).sum(axis=0)
+    drawn = np.stack([((w := weight[:, None] * known) * (noise @ w)).sum(axis=0)
                       for weight in weights], axis=1)  # fmt: skip
     wrong = drawn + left + (each - totals[:, None]) ** 2
     unknown = np.where(finite.all(axis=0), 0.0, np.inf)
@@ -112,13 +114,13 @@ def pool(
     return totals - totals.mean(), np.sqrt(of_rows), np.sqrt(of_all)
 
 
-def _related(alike: Floats, n_sums: int) -> Floats:
-    """Correlations of the errors of sums, (n_sums, n_sums)."""
-    related = np.eye(n_sums)
+def _noise(alike: Floats, n_sums: int) -> Floats:
+    """The covariance of the errors of sums in units of their errors, (n_sums, n_sums)."""
+    noise = np.eye(n_sums)
     if n_sums > len(alike):
         classes = np.arange(len(alike))
-        related[classes, len(alike) + classes] = related[len(alike) + classes, classes] = alike
-    return related
+        noise[classes, len(alike) + classes] = noise[len(alike) + classes, classes] = alike
+    return noise
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from repairkit.core.game import Round, SomeImages
 from repairkit.core.scores import Budget
 from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.exact import Exact
-from repairkit.estimators.linear import all_sizes, drawing, pooling, ridge
+from repairkit.estimators.linear import all_sizes, drawing, ridge
 from repairkit.estimators.linear.fits import FullOutcomes
 from repairkit.estimators.linear.regression import Regression, RegressionRun
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows
-from tests.games import Floats, SoftGame, TableGame, WatchedGame, members, noisy
+from tests.games import SoftGame, TableGame, WatchedGame, members, noisy
 
 N, MOST = 12, 4
 
@@ -172,53 +172,6 @@ def test_every_size_of_a_class_counts_the_same() -> None:
         assert counted / counted.mean() == pytest.approx(np.ones(len(counted)), abs=0.25)
 
 
-def sums_like(rng: np.random.Generator, n: int, noise: Floats) -> tuple[Floats, Floats, Floats]:
-    """True sums of three classes, sums with errors, and the errors, (3, n)."""
-    scale = np.exp(rng.standard_normal(n))
-    common, own = rng.standard_normal((2, n)) * scale, rng.standard_normal((3, n)) * scale
-    true = np.stack([common[0], 0.4 * common[0] + 0.3 * own[1], 0.2 * common[1]])
-    true -= true.mean(axis=1, keepdims=True)
-    errors = np.broadcast_to(noise[:, None], true.shape) * (0.8 + 0.4 * rng.random(true.shape))
-    sums = true + errors * rng.standard_normal(true.shape)
-    return true, sums - sums.mean(axis=1, keepdims=True), errors
-
-
-@pytest.mark.parametrize("noise", [(0.3, 0.3, 0.3), (0.2, 0.6, 1.2), (1.0, 0.2, 0.2)])
-def test_pooled_totals_are_nearer_than_sums_and_their_errors_hold(
-    noise: tuple[float, ...],
-) -> None:
-    rng = np.random.default_rng(1)
-    true, sums, errors = sums_like(rng, 2_000, np.array(noise))
-    totals, drawn, stated = pooling.pool(sums, errors)
-    assert totals.sum() == pytest.approx(0, abs=1e-8)
-    off = totals - true.sum(axis=0)
-    assert (off**2).mean() < ((sums - true).sum(axis=0) ** 2).mean()
-    assert (off**2).mean() < ((sums[0] - true.sum(axis=0)) ** 2).mean()
-    assert 0.935 <= (np.abs(off) <= 1.96 * stated).mean() <= 0.97
-    large = np.argsort(-np.abs(true.sum(axis=0)))[:200]
-    assert (np.abs(off) <= 1.96 * stated)[large].mean() >= 0.85
-    assert (drawn <= stated * (1 + 1e-9)).all()
-    again = pooling.pool(true + errors * rng.standard_normal(true.shape), errors)[0]
-    assert (again - totals).std() == pytest.approx(np.sqrt(2) * np.sqrt((drawn**2).mean()), rel=0.2)
-
-
-def test_sums_without_errors_are_added_up() -> None:
-    true, _, errors = sums_like(np.random.default_rng(2), 300, np.ones(3))
-    for few in (1e-9, 0.0):
-        totals, _, stated = pooling.pool(true, few * errors)
-        np.testing.assert_allclose(totals, true.sum(axis=0), atol=1e-3)
-        assert stated.max() < 1e-2
-
-
-def test_a_player_of_which_a_class_knows_nothing_stays_unknown() -> None:
-    _, sums, errors = sums_like(np.random.default_rng(3), 300, np.full(3, 0.3))
-    unknown = errors.copy()
-    unknown[2, 7] = np.inf
-    stated = pooling.pool(sums, unknown)[2]
-    assert np.isinf(stated[7])
-    assert np.isfinite(np.delete(stated, 7)).all()
-
-
 def test_a_metric_of_too_few_rows_is_cut_off() -> None:
     """The second metric is about a single image, which few rows behind the collapse show."""
     base = late_game(late=1.5)
@@ -273,28 +226,3 @@ def test_how_surely_effects_go_together_has_no_unit(one: float, other: float) ->
     assert all_sizes.alike(*scaled) == pytest.approx(seen)
     assert all_sizes.alike((effects, errors), (-rest, rest_errors)) == pytest.approx(-seen)
     assert all_sizes.alike((effects, errors), (rest, np.full(40, np.inf))) == 0
-
-
-def test_classes_that_go_together_by_chance_add_nothing() -> None:
-    """The first class is known well, the others are noise alone, some hundred times over."""
-    kept, worse = [], []
-    for seed in range(100):
-        rng, n = np.random.default_rng(seed), 1_000
-        true = rng.standard_t(3, n)
-        errors = np.broadcast_to(np.array([0.5, 2.0, 2.0, 6.0])[:, None], (4, n))
-        sums = errors * rng.standard_normal((4, n))
-        sums[0] += true
-        totals, _, _ = pooling.pool(sums - sums.mean(axis=1, keepdims=True), errors)
-        kept.append(np.polyfit(true, totals, 1)[0])
-        worse.append(((totals - true) ** 2).mean() / ((sums[0] - true) ** 2).mean())
-    assert np.mean(worse) < 1
-    assert 0.85 <= np.mean(kept) <= 1.05
-
-
-def test_classes_that_surely_go_together_are_added_up() -> None:
-    rng, n = np.random.default_rng(7), 1_000
-    true = rng.standard_t(3, n)
-    errors = np.broadcast_to(np.array([0.3, 1.0, 1.0])[:, None], (3, n))
-    sums = np.array([1.0, 0.8, 0.5])[:, None] * true + errors * rng.standard_normal((3, n))
-    totals, _, _ = pooling.pool(sums - sums.mean(axis=1, keepdims=True), errors)
-    assert np.polyfit(true, totals, 1)[0] == pytest.approx(2.3, abs=0.2)

@@ -1,17 +1,17 @@
 """A trial at the paper's size: few filters carry a network, another seed finds the same ones.
 
-    python benchmarks/squeezenet_trial.py critical [--seconds 240]
+    python benchmarks/squeezenet_trial.py critical [NETWORK] [--seconds 240]
     python benchmarks/squeezenet_trial.py repeat NETWORK METHOD [--seeds 4] [--per-filter N]
     python benchmarks/squeezenet_trial.py signs NETWORK METHOD [--seeds 4] [--per-filter N]
 
-critical  `repairkit score --time-limit` on the whole SqueezeNet of squeezenets.py (2,944 filters).
+critical  `repairkit score --time-limit` on a whole SqueezeNet of squeezenets.py (2,944 filters).
           Accuracy on test images with its top filters frozen, and with as many at random.
 repeat    the top 10 of several seeds, pair by pair, beside the overlap that each run predicted; of
           `leave-one-out`, whose errors are over images, of runs on disjoint images.
 signs     what runs say is surely above or below zero, judged by a long run over coalitions of all
           sizes; of `leave-one-out`, where a run has a tenth of the images, by all of them.
 
-Networks: full (the SqueezeNet), network-130, network-1000 (trained.py), resnet8, mnist8 (the zoo).
+Networks: full and large (the SqueezeNets, of 20 and of 30 classes), network-130, network-1000 (trained.py), resnet8, mnist8 (the zoo).
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ _MANY = 10
 _ALLOWED = 0.05
 _OF_THE_ZOO = {"resnet8": ("mlperf_resnet8", "cifar10_jpeg_test10k"),
                   "mnist8": ("cntk_mnist8", "mnist_test10k")}  # fmt: skip
-NETWORKS = ("full", *trained.RECIPES, *_OF_THE_ZOO)
+_SQUEEZENETS = (squeezenets.FULL, squeezenets.LARGE)
+NETWORKS = (*_SQUEEZENETS, *trained.RECIPES, *_OF_THE_ZOO)
 Floats = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
@@ -79,8 +80,8 @@ class Network:
             FileNotFoundError: the zoo is missing.
         """
         everyone = PartPlan("all", "all", "all")
-        if name == "full":
-            made = squeezenets.make(squeezenets.FULL)
+        if name in _SQUEEZENETS:
+            made = squeezenets.make(name)
             parts = PartPlan(*squeezenets.PARTS)
             return cls(name, made.model, made.data, 1 / 255, parts)
         if name in trained.RECIPES:
@@ -255,9 +256,8 @@ def _long_run(network: Network, n_rows: int) -> tuple[Floats, Floats]:
     return found.values, found.errors
 
 
-def critical(seconds: float) -> bool:
+def critical(network: Network, seconds: float) -> bool:
     """The command with a time limit; whether its top 5 take accuracy below a tenth."""
-    network = Network.of("full")
     with tempfile.TemporaryDirectory() as place:
         document, ranking, wall, cpu = _command(network, seconds, Path(place) / "run")
     bench = network.open(0)
@@ -325,9 +325,9 @@ def main() -> None:
     parser.add_argument("--per-filter", type=int, help="evaluations; the usual number if left out")
     parser.add_argument("--truth-rows", type=int, default=400_000, help="of the long run")
     asked = parser.parse_args()
-    if asked.experiment == "critical":
-        sys.exit(not critical(asked.seconds))
     network = Network.of(asked.network)
+    if asked.experiment == "critical":
+        sys.exit(not critical(network, asked.seconds))
     if asked.experiment == "repeat":
         sys.exit(not repeat(network, asked.method, asked.seeds, asked.per_filter))
     sys.exit(not signs(network, asked.method, asked.seeds, asked.per_filter, asked.truth_rows))

@@ -454,7 +454,7 @@ def _describe(run: RegressionRun) -> str:
     errors = "rows" if plan.errors_over == "rows" else "images (clusters)"
     words = f"sandwich errors over {errors}, normal, for one filter at one look"
     if _auxiliaries(run):
-        words += "; drawn to what soft hits tell, as these go together over all filters"
+        words += "; with what soft hits tell of hits, as the two go together over all filters"
     if run.beyond.pooled:
         return f"{words}; pooled over all sizes by how these go together over all filters"
     if run.whole_law:

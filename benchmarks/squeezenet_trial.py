@@ -11,7 +11,8 @@ repeat    the top 10 of several seeds, pair by pair, beside the overlap that eac
 signs     what runs say is surely above or below zero, judged by a long run over coalitions of all
           sizes; of `leave-one-out`, where a run has a tenth of the images, by all of them.
 
-Networks: full and large (the SqueezeNets, of 20 and of 30 classes), network-130, network-1000 (trained.py), resnet8, mnist8 (the zoo).
+Networks: full and large (the SqueezeNets, of 20 and 30 classes), network-130, network-1000
+(trained.py), resnet8, mnist8 (the zoo).
 """
 
 from __future__ import annotations
@@ -325,6 +326,8 @@ def main() -> None:
     parser.add_argument("--per-filter", type=int, help="evaluations; the usual number if left out")
     parser.add_argument("--truth-rows", type=int, default=400_000, help="of the long run")
     asked = parser.parse_args()
+    if asked.experiment == "critical" and asked.network not in _SQUEEZENETS:
+        parser.error(f"critical is for {' or '.join(_SQUEEZENETS)}")
     network = Network.of(asked.network)
     if asked.experiment == "critical":
         sys.exit(not critical(network, asked.seconds))

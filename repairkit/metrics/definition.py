@@ -256,14 +256,18 @@ class SoftHits:
     form: OutputForm
 
     def __call__(self, outputs: suite.Array, annotations: suite.Annotations) -> NDArray[np.float64]:
-        logs = self.form.log_probabilities(outputs).astype(np.float64)
-        broken = (logs == LOG_FLOOR).all(axis=1)
-        rows = np.arange(len(logs))
-        own = logs[rows, annotations.labels]
-        logs[rows, annotations.labels] = -np.inf
-        soft: NDArray[np.float64] = 1 / (1 + np.exp(logs.max(axis=1) - own))
-        soft[broken] = 0.0
-        return soft
+        scores = np.array(self.form.class_scores(outputs), np.float64)
+        rows, labels = np.arange(len(scores)), annotations.labels
+        own = scores[rows, labels]
+        scores[rows, labels] = -np.inf
+        other = scores.max(axis=1)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if self.form.in_probabilities:
+                soft = own / (own + other)
+            else:
+                soft = 1 / (1 + np.exp(other - own))
+        known: NDArray[np.float64] = np.nan_to_num(soft)
+        return known
 
 
 def auxiliary_of(metric: Metric) -> ImageMetric | None:

@@ -136,12 +136,8 @@ def with_digits() -> Images:
     Raises:
         FileNotFoundError: the zoo lacks one of them.
     """
-    path = ZOO / "data" / "mnist_test10k.npz"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; set REPAIRKIT_ZOO to the zoo's folder")
+    pixels, labels = _of_zoo("mnist_test10k", N_CLASSES)
     clothes = fashion()
-    with np.load(path) as stored:
-        pixels, labels = stored["x"].astype(np.uint8), stored["y"].astype(np.int64) + N_CLASSES
     rng = np.random.default_rng(0)
     digits = np.array_split(rng.permutation(len(labels)), 2)
     half = len(digits[0])
@@ -162,26 +158,29 @@ def with_things() -> Images:
     Raises:
         FileNotFoundError: the zoo lacks one of them.
     """
-    path = ZOO / "data" / "cifar10_jpeg_test10k.npz"
+    pixels, labels = _of_zoo("cifar10_jpeg_test10k", 2 * N_CLASSES)
+    grey, rng = with_digits(), np.random.default_rng(0)
+    train, judge = np.array_split(rng.permutation(len(labels)), 2)
+    judged = rng.permutation(len(grey.judge_labels) + len(judge))[: sum(PARTS.values())]
+    return Images(
+        np.concatenate([_in_colour(grey.train_pixels), pixels[train]]),
+        np.concatenate([grey.train_labels, labels[train]]),
+        np.concatenate([_in_colour(grey.judge_pixels), pixels[judge]])[judged],
+        np.concatenate([grey.judge_labels, labels[judge]])[judged],
+    )
+
+
+def _of_zoo(name: str, first_label: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Pixels and labels of the zoo's images, labels counted from `first_label`.
+
+    Raises:
+        FileNotFoundError: the zoo lacks them.
+    """
+    path = ZOO / "data" / f"{name}.npz"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing; set REPAIRKIT_ZOO to the zoo's folder")
-    grey = with_digits()
     with np.load(path) as stored:
-        pixels, labels = stored["x"].astype(np.uint8), stored["y"].astype(np.int64) + 2 * N_CLASSES
-    rng = np.random.default_rng(0)
-    things = np.array_split(rng.permutation(len(labels)), 2)
-    sides = [
-        (
-            np.concatenate([_in_colour(pixels_before), pixels[part]]),
-            np.concatenate([labels_before, labels[part]]),
-        )
-        for pixels_before, labels_before, part in (
-            (grey.train_pixels, grey.train_labels, things[0]),
-            (grey.judge_pixels, grey.judge_labels, things[1]),
-        )
-    ]
-    judge = rng.permutation(len(sides[1][1]))[: sum(PARTS.values())]
-    return Images(*sides[0], sides[1][0][judge], sides[1][1][judge])
+        return stored["x"].astype(np.uint8), stored["y"].astype(np.int64) + first_label
 
 
 def _in_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

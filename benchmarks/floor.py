@@ -2,8 +2,9 @@
 
     python benchmarks/floor.py [interacting-300 ...] [--evaluations 1000] [--walks 20000]
 
-On simulated games (games.py). A run of `regression` tells up to which size J it draws coalitions,
-and by what its values are off. Then more and more is given away that no run knows:
+On simulated games (games.py), and on the trained networks (trained.py). A run of `regression` tells
+up to which size J it draws coalitions, and by what its values are off. On a network, where much is
+done behind J, all sizes count from there on. Then more and more is given away that no run knows:
 
 images    each image's mean outcome at each size, so that nothing of it is left as noise;
 filters   what the linear effects of all other filters do to a row, too;
@@ -30,9 +31,10 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.games import N_IMAGES, SimulatedGame, truth
+from benchmarks import trained
+from benchmarks.games import SimulatedGame, truth
 from benchmarks.ranking import TOP, judge
-from repairkit.core.game import Round
+from repairkit.core.game import Game, Round
 from repairkit.core.scores import Budget
 from repairkit.estimators.driving.driver import estimate
 from repairkit.estimators.linear import drawing
@@ -53,13 +55,13 @@ class Cells:
     places: Floats
 
     @classmethod
-    def measure(cls, game: SimulatedGame, most: int, n_rows: int) -> Cells:
+    def measure(cls, game: Game, most: int, n_rows: int) -> Cells:
         """By rows with even sizes up to `most`."""
-        rng, n = np.random.default_rng(0), game.facts.n_players
-        sums, counts = np.zeros((2, N_IMAGES, _BINS))
+        rng, n, n_images = np.random.default_rng(0), game.facts.n_players, len(game.facts.pool)
+        sums, counts = np.zeros((2, n_images, _BINS))
         for _ in range(-(-n_rows // _BLOCK)):
             sizes = rng.integers(1, most + 1, _BLOCK)
-            images = rng.integers(0, N_IMAGES, _BLOCK)
+            images = rng.integers(0, n_images, _BLOCK)
             lacking = drawing.remove_at_random(rng, sizes, n)
             outcomes = game.play(Round(lacking, images[:, None])).values[:, 0]
             cell = images, (sizes - 1) * _BINS // most
@@ -98,30 +100,30 @@ def worth(values: Floats, true: Floats) -> float:
     return float(true[chosen].sum() / np.sort(true)[-TOP:].sum())
 
 
-def reach(game: SimulatedGame, most: int) -> float:
+def reach(game: Game, most: int) -> float:
     """What a mean effect up to `most` removals is multiplied by for a value: see `Regression`."""
     n, rng = game.facts.n_players, np.random.default_rng(2)
     ends = game.play(Round(np.stack([np.ones(n, bool), np.zeros(n, bool)]))).values[:, 0]
     lacking = drawing.remove_at_random(rng, np.full(_BLOCK, most), n)
-    images = rng.integers(0, N_IMAGES, (_BLOCK, 1))
-    left = float(game.play(Round(lacking, images)).values.mean())
+    images = rng.integers(0, len(game.facts.pool), (_BLOCK, 1))
+    left = float(game.play(Round(lacking, images)).values[:, 0].mean())
     return most / n * float((ends[0] - ends[1]) / (ends[0] - left))
 
 
 def tell(name: str, evaluations: int, n_walks: int, n_cell_rows: int) -> None:
     """Print the table of a game."""
-    recipe, _, count = name.partition("-")
-    game, n_rows = SimulatedGame(recipe, int(count)), evaluations * _IMAGES_PER_EVALUATION
-    true, errors = truth(game, n_walks=n_walks)
+    n_rows = evaluations * _IMAGES_PER_EVALUATION
+    game, true, errors = _opened(name, n_walks)
     found = estimate(game, Regression(top_k=TOP, side="both"), budget=Budget(n_rows), seed=0)
-    most = int(found.statistics["most_removed"])
+    whole = name in trained.RECIPES
+    most = game.facts.n_players - 1 if whole else int(found.statistics["most_removed"])
     left = 1 - found.statistics["cross_validated_r2"]
     cells = Cells.measure(game, most, n_cell_rows)
     scale = reach(game, most) / np.sqrt(n_rows)
     images, rows = scale * np.sqrt([cells.even(), cells.best()])
     high, low = np.sort(true)[::-1], np.sort(true)
     print(
-        f"{name}, {n_rows:,} rows: J {most}; the {TOP}th and the next, of the highest "
+        f"{name}, {n_rows:,} rows, sizes up to {most}; the {TOP}th and the next, of the highest "
         f"{high[TOP - 1]:.5f} and {high[TOP]:.5f}, of the lowest {low[TOP - 1]:.5f} and "
         f"{low[TOP]:.5f}; truth known to {np.sqrt((errors**2).mean()):.5f}\n"
     )
@@ -136,6 +138,17 @@ def tell(name: str, evaluations: int, n_walks: int, n_cell_rows: int) -> None:
     ):
         shown = float(np.sqrt(np.mean(np.square(error))))
         print(f"| {known} | {shown:.5f} | {judged(true, error)} |", flush=True)
+
+
+def _opened(name: str, n_walks: int) -> tuple[Game, Floats, Floats]:
+    """A game, its true values, and by what they are known."""
+    if name in trained.RECIPES:
+        made = trained.make(name)
+        known = trained.truth(made)
+        return trained.open_game(made), known.values, known.errors
+    recipe, _, count = name.partition("-")
+    game = SimulatedGame(recipe, int(count))
+    return game, *truth(game, n_walks=n_walks)
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ def large() -> nn.Module:
 
 RECIPES = {
     "network-130": Recipe(digits, small, brightest=16, epochs=60, shift=0, truth_rows=6_000_000),
-    "network-1000": Recipe(fashion, large, brightest=255, epochs=25, shift=2, truth_rows=2_000_000),
+    "network-1000": Recipe(fashion, large, brightest=255, epochs=25, shift=2, truth_rows=6_000_000),
 }
 
 

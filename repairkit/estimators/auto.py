@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from repairkit.core import game, scores
 from repairkit.estimators import questions, samples
 from repairkit.estimators.linear.fits import Fit
-from repairkit.estimators.linear.regression import CONFIDENCE, Regression
+from repairkit.estimators.linear.pooling import BORROWED
+from repairkit.estimators.linear.regression import (
+    CONFIDENCE,
+    Regression,
+    RegressionRun,
+    borrowed_from,
+)
 from repairkit.estimators.walking import marginals
 
 _ROWS_PER_PLAYER = 8
@@ -223,7 +229,7 @@ class AutoRun(questions.TopKRun):
             samples=np.maximum(counts, 1) if known else np.zeros_like(counts),
             decided=~(self.still_open & still_open),
             confidence=CONFIDENCE,
-            interval=_describe(whole_law=self.regression.whole_law),
+            interval=_describe(self.regression),
             joint=np.stack(samples.around(values[:, 0], quantile * errors[:, 0]), axis=1),
             noise=noise[:, 0],
         )
@@ -282,11 +288,9 @@ def _joint_quantile(look: int, n_players: int) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def _describe(*, whole_law: bool) -> str:
+def _describe(run: RegressionRun) -> str:
     errors = "normal, for one filter at one look: sandwich errors over rows of the regression"
-    if whole_law:
-        return f"{errors}, with marginals where there are any"
-    return (
-        f"{errors} and a tenth of its value for the sizes it leaves out, with marginals where "
-        "there are any"
-    )
+    if not run.whole_law:
+        errors += " and a tenth of its value for the sizes it leaves out"
+    stars = ", with marginals where there are any"
+    return errors + stars + (BORROWED if borrowed_from(run) else "")

@@ -17,6 +17,8 @@ from repairkit.estimators.linear.fits import Fit
 
 Floats = NDArray[np.float64]
 
+BORROWED = "; with what soft hits tell of hits, as the two go together over all filters"
+"""What the description of an interval says where an auxiliary metric helped."""
 _UNSURE = 2.0  # standard errors
 _SCALES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _STEPS = 60

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from repairkit.core.game import GameFacts, ImagePool, Outcomes, Round, SomeImages
 from repairkit.core.scores import ErrorsOver, Scores
 from repairkit.estimators import questions
-from repairkit.estimators.linear import all_sizes, drawing, ridge
+from repairkit.estimators.linear import all_sizes, drawing, pooling, ridge
 from repairkit.estimators.linear.control import ControlTable
 from repairkit.estimators.linear.fits import LEAST_ROWS, Fit, FullOutcomes
 from repairkit.estimators.linear.rows import OutcomeTable, RegressionRows, as_on_drawn_rows
@@ -378,7 +378,7 @@ def widen_errors(run: RegressionRun) -> None:
         )
 
 
-def _auxiliaries(run: RegressionRun) -> tuple[int, ...]:
+def borrowed_from(run: RegressionRun) -> tuple[int, ...]:
     """Those that help to know the values: how they do is learnt from players, if many."""
     asked = run.plan.scaled and run.plan.errors_over == "rows" and run.law != "shapley"
     return run.facts.auxiliaries if asked and run.facts.n_players > FEW_PLAYERS else ()
@@ -389,7 +389,7 @@ def _known(run: RegressionRun, *, few: bool = False) -> all_sizes.RowsKnown:
     if table is not None:
         control = ridge.ControlVariate(table, run.predicted, run.pool)
     return all_sizes.RowsKnown(
-        facts=replace(run.facts, pool=run.pool, auxiliaries=_auxiliaries(run)),
+        facts=replace(run.facts, pool=run.pool, auxiliaries=borrowed_from(run)),
         rows=run.rows,
         outcomes=run.outcomes,
         full=FullOutcomes(run.baseline, run.ends[0]),
@@ -453,8 +453,7 @@ def _describe(run: RegressionRun) -> str:
     plan, n = run.plan, run.facts.n_players
     errors = "rows" if plan.errors_over == "rows" else "images (clusters)"
     words = f"sandwich errors over {errors}, normal, for one filter at one look"
-    if _auxiliaries(run):
-        words += "; with what soft hits tell of hits, as the two go together over all filters"
+    words += pooling.BORROWED if borrowed_from(run) else ""
     if run.beyond.pooled:
         return f"{words}; pooled over all sizes by how these go together over all filters"
     if run.whole_law:

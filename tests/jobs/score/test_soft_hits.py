@@ -50,14 +50,16 @@ def scored(wide: Path, out: Path | None, **more: object) -> Scored:
     )
 
 
+@pytest.mark.parametrize("method", ["regression", "auto"])
 def test_the_run_says_that_it_borrows_and_shows_the_metrics_asked_for_alone(
-    wide: Path, tmp_path: Path
+    wide: Path, tmp_path: Path, method: str
 ) -> None:
-    run = scored(wide, tmp_path / "run", metric=("accuracy", "loss", "recall:1"))
+    metrics = ("accuracy", "loss", "recall:1")
+    run = scored(wide, tmp_path / "run", metric=metrics, method=method)
     assert run.document["auxiliary"] == ["accuracy (soft)", "recall:1 (soft)"]
     assert "soft hits" in run.scores.interval
-    assert run.scores.metrics == ("accuracy", "loss", "recall:1")
-    assert list(run.document["metrics"]) == ["accuracy", "loss", "recall:1"]
+    assert run.scores.metrics == metrics
+    assert list(run.document["metrics"]) == list(metrics)
     assert "soft" not in (tmp_path / "run" / "scores.csv").read_text().splitlines()[0]
 
 

@@ -8,13 +8,8 @@ from repairkit.core import errors, filters, suite
 from repairkit.core.process.stages import stage
 from repairkit.engine import ort
 from repairkit.engine.cones.compiled import Compiled
+from repairkit.graph.coalitions import weight_space
 from repairkit.graph.coalitions.recast import recast
-from repairkit.graph.coalitions.weight_space import (
-    find_switches,
-    separate,
-    with_codes,
-    with_products,
-)
 from repairkit.graph.kinds.kind import Survey
 from repairkit.graph.structure import Rounding, find_rounding
 
@@ -90,14 +85,14 @@ class Candidates:
         """See `compile`; raises ModelError where the optimised graph is not understood."""
         in_weights = way.endswith("weights")
         assert not (half and in_weights)
-        separated = separate(
+        separated = weight_space.separate(
             self.survey, self.roster.sites, self.levels, output=self.output, weight_space=in_weights
         )
-        separated = with_products(separated) if in_weights else separated
-        optimised = ort.optimise(with_codes(separated, self.roster), WAYS[way])
+        separated = weight_space.with_products(separated) if in_weights else separated
+        optimised = ort.optimise(weight_space.with_codes(separated, self.roster), WAYS[way])
         # Not before: the runtime would write down the casts that its CPU kernels need.
         optimised = recast(optimised, "float16") if half else optimised
-        switched = find_switches(optimised, separated, self.roster)
+        switched = weight_space.find_switches(optimised, separated, self.roster)
         return Compiled(
             switched,
             self.roster,

@@ -11,13 +11,12 @@ from onnx import ModelProto, helper
 
 from repairkit.core.game import Coalitions
 from repairkit.core.suite import Array
-from repairkit.engine.cones import candidates as candidates_module
 from repairkit.engine.cones import fast as fast_module
 from repairkit.engine.cones.compiled import Compiled
 from repairkit.engine.cones.fast import FastEvaluator
 from repairkit.engine.evaluator import ThreadExecutor, keep_all
 from repairkit.engine.working import open_evaluator
-from repairkit.graph.coalitions.weight_space import with_products
+from repairkit.graph.coalitions import weight_space
 from tests.engine.cones.test_evaluators import assert_agree, random_rows, rounds
 from tests.engine.games import Setup, set_up
 from tests.models import head, images, model_of
@@ -66,8 +65,8 @@ def convolutions() -> Setup:
 def products() -> Setup:
     """The network with matrix products, although its kernels are small."""
     with pytest.MonkeyPatch.context() as patch:
-        small = partial(with_products, least_weights=1)
-        patch.setattr(candidates_module, "with_products", small)
+        small = partial(weight_space.with_products, least_weights=1)
+        patch.setattr(weight_space, "with_products", small)
         setup = set_up(tail_model(), images(24))
         assert all(compiled(setup, way).product_cost > 0 for way in WAYS)  # kept from here on
     return setup

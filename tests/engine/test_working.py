@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from repairkit.engine.cones import candidates as candidates_module
 from repairkit.engine.cones import compiled as compiled_module
 from repairkit.engine.cones.fast import FastEvaluator, cones_fault
 from repairkit.engine.evaluator import ExpectedAnswers, keep_all
@@ -41,15 +40,17 @@ def test_a_graph_that_is_not_understood_falls_back(monkeypatch: pytest.MonkeyPat
 def test_a_wrong_map_of_lanes_is_caught(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    find_switches = switches_module.find_switches
+
     def swapped(*arguments: object) -> Switched:
-        found: Switched = switches_module.find_switches(*arguments)  # type: ignore[arg-type]
+        found: Switched = find_switches(*arguments)  # type: ignore[arg-type]
         for switch in found.switches:
             if switch.block > 1:
                 kernel = found.trained[switch.kernel]
                 kernel[:] = kernel[..., ::-1]
         return found
 
-    monkeypatch.setattr(candidates_module, "find_switches", swapped)
+    monkeypatch.setattr(switches_module, "find_switches", swapped)
     setup = set_up(deep_model(), models.images(9))
     evaluator = open_evaluator(setup.candidates, setup.reference())
     assert evaluator.path == "plain weights and cones"

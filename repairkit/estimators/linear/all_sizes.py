@@ -178,7 +178,7 @@ def look(known: RowsKnown) -> Beyond:
 
     No row is drawn behind the collapse before there are eight rows to a player, and then one of
     eight, on trial. Where effects there surely go with those up to the collapse, or surely are not
-    what noise and these make, values are pooled from then on, and one row of six is drawn there.
+    what noise and these make, values are pooled from then on, and two rows of five are drawn there.
     Where nothing is seen after a row and a half to a player, and after 256 rows, one row of 256
     goes on, so that a long run may find what a short one cannot.
     """

@@ -66,7 +66,7 @@ def pool(
     """The total of several sums with errors, by how the true ones vary and go together.
 
     The sums of a player are taken to have a normal law around zero with the covariance c S. S is
-    the same for all players, and c, one of four numbers, is small for the many that do little and
+    the same for all players, and c, one of nine numbers, is small for the many that do little and
     large for the few that do much; how many have which is fitted to all (Urbut, Wang, Carbonetto &
     Stephens 2019, "Flexible statistical methods for estimating and testing effects in genomic
     studies with multiple conditions"). The total's mean and spread given the sums follow.

@@ -379,7 +379,7 @@ def widen_errors(run: RegressionRun) -> None:
 
 
 def borrowed_from(run: RegressionRun) -> tuple[int, ...]:
-    """Those that help to know the values: how they do is learnt from players, if many."""
+    """Columns of auxiliary metrics that help to know values; empty without, or with few players."""
     asked = run.plan.scaled and run.plan.errors_over == "rows" and run.law != "shapley"
     return run.facts.auxiliaries if asked and run.facts.n_players > FEW_PLAYERS else ()
 
